@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The types that ptv2's processes exchange and keep in files, and the opening of object stores.
+//!
+//! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
+//! job as its author writes it), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
+//! (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+
+#![warn(missing_docs)]
+
+pub mod api;
+pub mod error;
+pub mod ids;
+pub mod job;
+pub mod manifest;
+pub mod plan;
+pub mod session;
+pub mod spec;
+pub mod storage;
+
+/// The version of this build, exchanged by client, coordinator and worker.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,324 @@
+//! What the HTTP API says, under `/v1`.
+//!
+//! | route | answer |
+//! |---|---|
+//! | `POST /v1/jobs` ([`SubmitRequest`]) | [`JobStatus`], 201; 200 for a repeated idempotency key |
+//! | `POST /v1/plan` ([`SubmitRequest`]) | [`crate::plan::Plan`] |
+//! | `GET /v1/jobs?state&task&limit` | list of [`JobStatus`], newest first |
+//! | `GET /v1/jobs/{job}` | [`JobStatus`]; `{job}` is an id, its beginning, or a unique name |
+//! | `POST /v1/jobs/{job}/cancel` | [`JobStatus`] |
+//! | `GET /v1/jobs/{job}/metrics` | list of [`MetricsRow`] |
+//! | `GET /v1/jobs/{job}/events?after=SEQ` | list of [`Event`] |
+//! | `GET /v1/jobs/{job}/events/stream` | the same as server-sent events with ids (`Last-Event-ID`) |
+//! | `GET /v1/jobs/{job}/logs?after=SEQ` | list of [`LogLine`] |
+//! | `GET /v1/jobs/{job}/logs/stream` | the same as server-sent events |
+//! | `GET /v1/jobs/{job}/checkpoints` | list of [`Checkpoint`] |
+//! | `GET /v1/jobs/{job}/checkpoints/{best,last,STEP}` | [`CheckpointFiles`] |
+//! | `GET /v1/jobs/{job}/data/{sha256}` | the bytes of one file |
+//! | `GET /v1/workers` | list of [`WorkerStatus`] |
+//! | `POST /v1/workers/{worker}/drain` | 202 |
+//! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
+//! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
+//!
+//! Every error is an `application/problem+json` [`Problem`].
+
+use crate::error::Explained;
+use crate::manifest::{BestMetric, FileEntry};
+use crate::plan::Plan;
+use crate::session::{DevicePhase, Place};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// An error answer. `code` is stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable word for programs: `refused_spec`, `no_such_job`, `not_permitted`, `conflict`, ….
+    pub code: String,
+    /// For people.
+    #[serde(flatten)]
+    pub error: Explained,
+}
+
+/// Submits or plans a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SubmitRequest {
+    /// The job file's content as JSON (see [`crate::spec::JobSpec`]).
+    #[schema(value_type = Object)]
+    pub spec: serde_json::Value,
+    /// A repeated submit with the same key returns the first job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum JobState {
+    /// Its rows are read and tokenized.
+    Staging,
+    /// It waits for workers.
+    Queued,
+    /// A group trains it.
+    Running,
+    /// It is done.
+    Succeeded,
+    /// It cannot be done.
+    Failed,
+    /// Someone cancelled it.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether nothing more will happen.
+    pub fn is_final(self) -> bool {
+        match self {
+            Self::Staging | Self::Queued | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// Why a job is not running (or why a running one does not step yet).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Reason {
+    /// Its rows are being read and tokenized.
+    Staging,
+    /// Fewer free workers of one fingerprint than it asks for.
+    TooFewWorkers {
+        /// Largest number of free workers of one fingerprint.
+        free: u32,
+        /// What the job asks for at least.
+        needed: u32,
+    },
+    /// Jobs of higher priority, or older ones, go first.
+    BehindOthers {
+        /// How many.
+        ahead: u32,
+    },
+    /// A generation is being formed.
+    Forming {
+        /// Members that are not ready yet.
+        waiting_for: u32,
+    },
+    /// Its group lost too many workers; it resumes from its last checkpoint when enough are free.
+    LostWorkers {
+        /// What the job asks for at least.
+        needed: u32,
+    },
+    /// It failed.
+    Failed {
+        /// Why.
+        error: Explained,
+    },
+    /// Someone cancelled it.
+    CancelledByUser,
+}
+
+/// Seconds that parts of a job took.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Timings {
+    /// From submit to the start of the first generation, staging excluded.
+    pub queued_s: Option<f64>,
+    /// Reading and tokenizing.
+    pub staged_s: Option<f64>,
+    /// From submit to the end of the first step.
+    pub first_step_s: Option<f64>,
+    /// From the first generation to the end.
+    pub train_s: Option<f64>,
+}
+
+/// All that is known of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct JobStatus {
+    /// The job's id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// Why it is not running, or not stepping yet.
+    pub reason: Option<Reason>,
+    /// The same in words.
+    pub reason_text: Option<String>,
+    /// The task.
+    pub task: String,
+    /// Optimizer steps applied.
+    pub step: u64,
+    /// Optimizer steps of the whole job.
+    pub total_steps: u64,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// Size of the group, 0 when there is none.
+    pub world: u32,
+    /// The current or last generation.
+    pub generation: u64,
+    /// The fingerprint of the group.
+    pub fingerprint: Option<String>,
+    /// Best evaluation.
+    pub best: Option<BestMetric>,
+    /// Last evaluation.
+    pub last: Option<BestMetric>,
+    /// Share of the most frequent label in the validation rows, for comparison.
+    pub majority_class: Option<f64>,
+    /// SHA-256 of the final tuned state.
+    pub tuned_sha256: Option<String>,
+    /// Rows a second over the last report.
+    pub rows_per_s: Option<f64>,
+    /// How long things took.
+    pub timings: Timings,
+    /// What was computed at submit.
+    pub plan: Plan,
+    /// Warnings, newest last: a checkpoint that could not be written, and so on.
+    pub warnings: Vec<String>,
+    /// When it was submitted, in milliseconds since 1970.
+    pub submitted_unix_ms: u64,
+}
+
+/// A line of `metrics`: one step, or one evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum MetricsRow {
+    /// One optimizer step.
+    Step(StepMetrics),
+    /// One evaluation.
+    Evaluation(EvaluationMetrics),
+}
+
+/// What one optimizer step was like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StepMetrics {
+    /// Optimizer steps applied, this one included.
+    pub step: u64,
+    /// Epochs begun before this step, from 0.
+    pub epoch: u32,
+    /// Mean loss of the batch.
+    pub loss: f64,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Rows a second.
+    pub rows_per_s: f64,
+    /// Tokens a second, padding excluded.
+    pub tokens_per_s: f64,
+}
+
+/// What one evaluation found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct EvaluationMetrics {
+    /// Optimizer steps applied.
+    pub step: u64,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// `val`.
+    pub split: String,
+    /// Metric names and values.
+    pub values: std::collections::BTreeMap<String, f64>,
+}
+
+/// Something that happened to a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows by one for each event of the coordinator.
+    pub seq: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// A word: `submitted`, `staged`, `generation`, `worker_lost`, `evaluated`, `checkpoint`, ….
+    pub kind: String,
+    /// One line for people.
+    pub message: String,
+}
+
+/// How grave a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Good to know.
+    Info,
+    /// Something went wrong and the job goes on.
+    Warn,
+    /// The job ends.
+    Error,
+}
+
+/// A line of a job's log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// Grows within the coordinator.
+    pub seq: u64,
+    /// Milliseconds since 1970.
+    pub unix_ms: u64,
+    /// How grave it is.
+    pub level: LogLevel,
+    /// Who says it: `coordinator` or a worker.
+    pub source: String,
+    /// One line.
+    pub message: String,
+}
+
+/// A published checkpoint.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Checkpoint {
+    /// Key of its manifest in the artifact store.
+    pub key: String,
+    /// Optimizer steps applied.
+    pub step: u64,
+    /// The generation that wrote it.
+    pub generation: u64,
+    /// Whether the state of this step is the best so far.
+    pub is_best: bool,
+    /// The deciding metric, where this step was evaluated.
+    pub metric: Option<f64>,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// SHA-256 of the tuned values.
+    pub tuned_sha256: String,
+}
+
+/// A checkpoint's files, as `pull` needs them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CheckpointFiles {
+    /// The job.
+    pub job: String,
+    /// The artifact store, for `pull --direct`.
+    pub store: String,
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// Files, of which those under `peft/` make the PEFT adapter and the others the native form.
+    #[schema(value_type = Vec<Object>)]
+    pub files: Vec<FileEntry>,
+}
+
+/// A registered worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerStatus {
+    /// The worker's id.
+    pub id: String,
+    /// Host name and process id.
+    pub host: String,
+    /// `cpu` or `cuda:N`.
+    pub device: String,
+    /// Compute threads.
+    pub threads: u32,
+    /// What its bits depend on.
+    pub fingerprint: String,
+    /// The job it serves.
+    pub job: Option<String>,
+    /// What its device thread does.
+    pub phase: DevicePhase,
+    /// How far it is.
+    #[schema(value_type = Object)]
+    pub place: Option<Place>,
+    /// Milliseconds since its last heartbeat.
+    pub heartbeat_age_ms: u64,
+    /// Whether it takes no more work.
+    pub draining: bool,
+    /// Times a backbone was loaded since the process began.
+    pub backbone_loads: u64,
+    /// ptv2's version.
+    pub version: String,
+}

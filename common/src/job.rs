@@ -1,0 +1,52 @@
+//! A job once it is accepted: the spec with everything that it refers to pinned.
+
+use crate::ids::JobId;
+use crate::plan::Plan;
+use crate::spec::JobSpec;
+use serde::{Deserialize, Serialize};
+
+/// An accepted job. It never changes; with a step number it determines that step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Version of this record.
+    pub format: u32,
+    /// The job.
+    pub id: JobId,
+    /// The name that people see.
+    pub name: String,
+    /// The spec as submitted, with defaults filled in.
+    pub spec: JobSpec,
+    /// SHA-256 of the spec as submitted, for idempotency keys.
+    pub spec_sha256: String,
+    /// When it was accepted, in milliseconds since 1970. For people only.
+    pub submitted_unix_ms: u64,
+    /// The backbone, pinned.
+    pub backbone: PinnedBackbone,
+    /// What was computed at submit.
+    pub plan: Plan,
+    /// Labels of the task in index order.
+    pub labels: Vec<String>,
+    /// Sequences that a row offers to choose from: 1 for classification.
+    pub choices: u32,
+    /// The metric that decides which state is best.
+    pub best_metric: String,
+}
+
+/// A backbone directory and the hashes of its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnedBackbone {
+    /// The directory, absolute.
+    pub directory: String,
+    /// SHA-256 of `config.json`.
+    pub config_sha256: String,
+    /// SHA-256 of `model.safetensors`.
+    pub weights_sha256: String,
+    /// SHA-256 of `tokenizer.json`.
+    pub tokenizer_sha256: String,
+    /// Hidden size H.
+    pub hidden_size: u32,
+    /// Number of layers L.
+    pub layers: u32,
+    /// Attention heads h.
+    pub heads: u32,
+}
