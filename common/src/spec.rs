@@ -2,6 +2,8 @@
 
 mod check;
 mod resources;
+#[cfg(test)]
+mod tests;
 
 pub use resources::{Interval, WorkerRange};
 
