@@ -1,1 +1,3 @@
-//! Placeholder.
+//! ptv2d: the coordinator and the workers. See ARCHITECTURE.md for a reading guide.
+
+pub mod numerics;

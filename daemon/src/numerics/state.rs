@@ -1,0 +1,283 @@
+//! The tuned state: everything that a job changes, as flat fp32 buffers in name order.
+
+use ptv2_common::error::Explained;
+use ptv2_common::manifest::BestMetric;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// The head's bias: `[C]`.
+pub const HEAD_BIAS: &str = "head.bias";
+/// The head's weight: `[C, H]`.
+pub const HEAD_WEIGHT: &str = "head.weight";
+/// The prefix: `[P, 2·L·H]`, laid out as specification section 4 says.
+pub const PREFIX_TABLE: &str = "prefix.table";
+
+/// A tuned tensor's name, shape and place in the flat buffers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunedTensor {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Where its elements stand, row-major.
+    pub range: Range<usize>,
+    /// Whether weight decay applies: not to biases.
+    pub decay: bool,
+}
+
+/// The tuned tensors in name order, without gaps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    tensors: Vec<TunedTensor>,
+}
+
+impl Layout {
+    /// Lays out a head of C outputs over H inputs, and a prefix of P positions in L layers (P = 0:
+    /// none).
+    pub fn new(prefix: usize, layers: usize, hidden: usize, outputs: usize) -> Self {
+        let mut layout = Self { tensors: Vec::new() };
+        layout.push(HEAD_BIAS, vec![outputs], false);
+        layout.push(HEAD_WEIGHT, vec![outputs, hidden], true);
+        if prefix > 0 {
+            layout.push(PREFIX_TABLE, vec![prefix, 2 * layers * hidden], true);
+        }
+        layout
+    }
+
+    fn push(&mut self, name: &str, shape: Vec<usize>, decay: bool) {
+        let start = self.len();
+        let range = start..start + shape.iter().product::<usize>();
+        self.tensors.push(TunedTensor { name: name.into(), shape, range, decay });
+    }
+
+    /// The tensors, in name order.
+    pub fn tensors(&self) -> &[TunedTensor] {
+        &self.tensors
+    }
+
+    /// One tensor by name.
+    pub fn tensor(&self, name: &str) -> Option<&TunedTensor> {
+        self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// Elements in all.
+    pub fn len(&self) -> usize {
+        self.tensors.last().map_or(0, |tensor| tensor.range.end)
+    }
+
+    /// Whether there is nothing to tune.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The tuned state after a step. Equal on all ranks, bit for bit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TunedState {
+    /// Optimizer steps applied.
+    pub step: u64,
+    /// Tuned values, in the layout's order.
+    pub values: Vec<f32>,
+    /// AdamW's first moment.
+    pub moment1: Vec<f32>,
+    /// AdamW's second moment.
+    pub moment2: Vec<f32>,
+    /// Best evaluation so far.
+    pub best: Option<BestMetric>,
+    /// The values at that best evaluation; empty before the first one.
+    pub best_values: Vec<f32>,
+    /// Last evaluation.
+    pub last: Option<BestMetric>,
+}
+
+impl TunedState {
+    /// A state before the first step.
+    pub fn new(values: Vec<f32>) -> Self {
+        let zeros = vec![0.0; values.len()];
+        Self {
+            step: 0,
+            moment1: zeros.clone(),
+            moment2: zeros,
+            values,
+            best: None,
+            best_values: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// SHA-256 of the tuned values: tensors in name order, fp32, little-endian.
+    pub fn tuned_sha256(&self) -> String {
+        sha256_of_values(&self.values)
+    }
+
+    /// A cheap 64-bit hash of step, values and moments, for the check of every step.
+    ///
+    /// FNV-1a over 32-bit words: each word's bijective mixing makes any single difference show.
+    pub fn hash64(&self) -> u64 {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.step;
+        for buffer in [&self.values, &self.moment1, &self.moment2] {
+            for value in buffer {
+                hash = (hash ^ u64::from(value.to_bits())).wrapping_mul(0x0000_0100_0000_01b3);
+            }
+        }
+        hash
+    }
+
+    /// The whole state as a safetensors file: `values`, `moment1`, `moment2` (and `best_values`), each
+    /// flat fp32, with step and metrics in the file's metadata.
+    ///
+    /// # Errors
+    /// When the file cannot be assembled, which means a defect.
+    pub fn to_bytes(&self, layout: &Layout) -> Result<Vec<u8>, Explained> {
+        let buffers = [
+            ("values", &self.values),
+            ("moment1", &self.moment1),
+            ("moment2", &self.moment2),
+            ("best_values", &self.best_values),
+        ];
+        let mut parts = Vec::new();
+        for (kind, buffer) in buffers {
+            if buffer.is_empty() {
+                continue;
+            }
+            for tensor in layout.tensors() {
+                let bytes = le_bytes(&buffer[tensor.range.clone()]);
+                parts.push((format!("{kind}/{}", tensor.name), tensor.shape.clone(), bytes));
+            }
+        }
+        let views = parts
+            .iter()
+            .map(|(name, shape, bytes)| {
+                TensorView::new(Dtype::F32, shape.clone(), bytes).map(|view| (name.as_str(), view))
+            })
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Explained::from_error(&error))?;
+        let facts = Facts { step: self.step, best: self.best.clone(), last: self.last.clone() };
+        let facts = serde_json::to_string(&facts).map_err(|error| Explained::from_error(&error))?;
+        let metadata = HashMap::from([("ptv2".to_owned(), facts)]);
+        safetensors::serialize(views, Some(metadata)).map_err(|error| Explained::from_error(&error))
+    }
+
+    /// Reads what [`TunedState::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// Names the tensor, with the expected and the found shape.
+    pub fn from_bytes(bytes: &[u8], layout: &Layout) -> Result<Self, Explained> {
+        let broken = |error: safetensors::SafeTensorError| {
+            Explained::from_error(&error)
+                .expected("a state.safetensors that ptv2 wrote")
+                .hint("take an earlier checkpoint; this one is damaged")
+        };
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(broken)?;
+        let facts = header.metadata().as_ref().and_then(|map| map.get("ptv2"));
+        let facts: Facts = facts
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or_else(|| Explained::new("the file has no ptv2 metadata"))?;
+        let file = SafeTensors::deserialize(bytes).map_err(broken)?;
+        let read = |kind: &str| -> Result<Vec<f32>, Explained> {
+            let mut buffer = Vec::with_capacity(layout.len());
+            for tensor in layout.tensors() {
+                let name = format!("{kind}/{}", tensor.name);
+                buffer.extend(fp32(&file, &name, &tensor.shape)?);
+            }
+            Ok(buffer)
+        };
+        let best_values =
+            if facts.best.is_some() { read("best_values")? } else { Vec::new() };
+        Ok(Self {
+            step: facts.step,
+            values: read("values")?,
+            moment1: read("moment1")?,
+            moment2: read("moment2")?,
+            best: facts.best,
+            best_values,
+            last: facts.last,
+        })
+    }
+}
+
+/// What stands in the state file's metadata.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Facts {
+    step: u64,
+    best: Option<BestMetric>,
+    last: Option<BestMetric>,
+}
+
+/// SHA-256 of fp32 values, little-endian.
+pub fn sha256_of_values(values: &[f32]) -> String {
+    let mut hash = Sha256::new();
+    for chunk in values.chunks(16_384) {
+        hash.update(le_bytes(chunk));
+    }
+    hex::encode(hash.finalize())
+}
+
+/// The bytes of fp32 values, little-endian.
+pub fn le_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// Reads an fp32 tensor of a given shape.
+///
+/// # Errors
+/// Names the tensor, with the expected and the found shape and number format.
+pub fn fp32(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, Explained> {
+    let view = file.tensor(name).map_err(|_| {
+        Explained::new(format!("tensor `{name}` is missing")).expected(format!("shape {shape:?}"))
+    })?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        return Err(Explained::new(format!(
+            "tensor `{name}` is {:?} of shape {:?}",
+            view.dtype(),
+            view.shape()
+        ))
+        .expected(format!("F32 of shape {shape:?}")));
+    }
+    let (words, _) = view.data().as_chunks::<4>();
+    Ok(words.iter().map(|word| f32::from_le_bytes(*word)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(layout: &Layout) -> TunedState {
+        let count = u16::try_from(layout.len()).unwrap();
+        let mut state = TunedState::new((0..count).map(f32::from).collect());
+        state.step = 7;
+        state.best = Some(BestMetric { metric: "accuracy".into(), value: 0.5, step: 3 });
+        state.best_values = state.values.iter().map(|value| value * 2.0).collect();
+        state
+    }
+
+    #[test]
+    fn a_state_survives_its_file() {
+        let layout = Layout::new(3, 2, 4, 2);
+        let state = state(&layout);
+        let bytes = state.to_bytes(&layout).unwrap();
+        assert_eq!(TunedState::from_bytes(&bytes, &layout).unwrap(), state);
+        let error = TunedState::from_bytes(&bytes, &Layout::new(4, 2, 4, 2)).unwrap_err();
+        assert!(error.what.contains("values/prefix.table"), "{error:?}");
+        assert!(TunedState::from_bytes(&bytes[..bytes.len() - 1], &layout).is_err());
+    }
+
+    #[test]
+    fn every_bit_shows_in_both_hashes() {
+        let layout = Layout::new(3, 2, 4, 2);
+        let one = state(&layout);
+        let mut other = one.clone();
+        other.values[5] = f32::from_bits(other.values[5].to_bits() ^ 1);
+        assert_ne!(one.hash64(), other.hash64());
+        assert_ne!(one.tuned_sha256(), other.tuned_sha256());
+    }
+
+    #[test]
+    fn tensors_stand_in_name_order() {
+        let names: Vec<_> =
+            Layout::new(3, 2, 4, 2).tensors().iter().map(|t| t.name.clone()).collect();
+        assert_eq!(names, ["head.bias", "head.weight", "prefix.table"]);
+    }
+}
