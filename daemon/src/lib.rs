@@ -1,3 +1,9 @@
 //! ptv2d: the coordinator and the workers. See ARCHITECTURE.md for a reading guide.
 
+#![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
+
+pub mod config;
+pub mod coordinator;
 pub mod numerics;
+#[cfg(feature = "torch")]
+pub mod train;

@@ -184,8 +184,7 @@ impl TunedState {
             }
             Ok(buffer)
         };
-        let best_values =
-            if facts.best.is_some() { read("best_values")? } else { Vec::new() };
+        let best_values = if facts.best.is_some() { read("best_values")? } else { Vec::new() };
         Ok(Self {
             step: facts.step,
             values: read("values")?,

@@ -1,0 +1,382 @@
+use super::*;
+use ptv2_common::api::{JobState, JobStatus, MetricsRow, Reason, StepMetrics};
+use ptv2_common::job::PinnedBackbone;
+use ptv2_common::plan::Plan;
+use ptv2_common::session::{LeaveReason, PROTOCOL};
+use ptv2_common::spec::JobSpec;
+
+fn record(id: &str, workers: &str) -> JobRecord {
+    let spec = JobSpec::from_toml(&format!(
+        "task = \"superglue/rte\"\nbackbone.path = \"/m\"\ndata.root = \"/d\"\n\
+         training = {{ epochs = 1, learning_rate = 1e-3 }}\nresources.workers = \"{workers}\""
+    ))
+    .unwrap();
+    JobRecord {
+        format: 1,
+        id: JobId(id.into()),
+        name: id.into(),
+        spec,
+        spec_sha256: String::new(),
+        submitted_unix_ms: 0,
+        backbone: PinnedBackbone {
+            directory: "/m".into(),
+            config_sha256: String::new(),
+            weights_sha256: String::new(),
+            tokenizer_sha256: String::new(),
+            hidden_size: 4,
+            layers: 1,
+            heads: 1,
+        },
+        plan: Plan {
+            train_rows: 32,
+            val_rows: 8,
+            steps_per_epoch: 1,
+            total_steps: 1,
+            slices: 8,
+            trainable_parameters: 1,
+            prefix_parameters: 0,
+            gradient_bytes: 4,
+            checkpoint_bytes: 12,
+            positions_used: 1,
+            positions_available: 2,
+        },
+        labels: vec!["a".into(), "b".into()],
+        choices: 1,
+        best_metric: "accuracy".into(),
+    }
+}
+
+/// A cluster and its journal, driven event by event.
+struct Bench {
+    cluster: Cluster,
+    now: Duration,
+    facts: Vec<Fact>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { cluster: Cluster::new(Limits::default()), now: Duration::ZERO, facts: Vec::new() }
+    }
+
+    fn apply(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.cluster.apply(self.now, event);
+        for action in &actions {
+            if let Action::Record(fact) = action {
+                self.facts.push(fact.clone());
+            }
+        }
+        actions
+    }
+
+    fn submit(&mut self, id: &str, workers: &str) {
+        self.apply(Event::Submitted(Box::new(record(id, workers))));
+        let job = JobId(id.into());
+        self.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5 });
+    }
+
+    fn join(&mut self, id: &str) -> Vec<Action> {
+        self.apply(Event::Joined(Box::new(hello(id, "cpu"))))
+    }
+
+    fn said(&mut self, worker: &str, message: FromWorker) -> Vec<Action> {
+        self.apply(Event::Said(WorkerId(worker.into()), Box::new(message)))
+    }
+
+    fn running(&mut self, job: &str, generation: u64, workers: &[&str]) {
+        for worker in workers {
+            let (job, generation) = (JobId(job.into()), Generation(generation));
+            self.said(worker, FromWorker::Running { job, generation, place: Place::default() });
+        }
+    }
+
+    fn status(&self, job: &str) -> JobStatus {
+        self.cluster.status(&JobId(job.into())).unwrap()
+    }
+
+    fn wait(&mut self, seconds: u64) -> Vec<Action> {
+        // Workers heartbeat all the while.
+        let ids: Vec<WorkerId> = self.cluster.workers.keys().cloned().collect();
+        self.now += Duration::from_secs(seconds);
+        let mut actions = Vec::new();
+        for id in ids {
+            actions.extend(self.said(&id.0, heartbeat(DevicePhase::Idle, 0)));
+        }
+        actions.extend(self.apply(Event::Tick));
+        actions
+    }
+}
+
+fn hello(id: &str, device: &str) -> Hello {
+    Hello {
+        protocol: PROTOCOL,
+        worker: WorkerId(id.into()),
+        host: "h".into(),
+        version: "0".into(),
+        fingerprint: Fingerprint {
+            device: device.into(),
+            instruction_set: String::new(),
+            libtorch: String::new(),
+            ptv2: String::new(),
+            settings: String::new(),
+        },
+        device: "cpu".into(),
+        threads: 1,
+        reduce_address: "127.0.0.1:1".parse().unwrap(),
+    }
+}
+
+fn heartbeat(phase: DevicePhase, phase_age_ms: u64) -> FromWorker {
+    FromWorker::Heartbeat { serving: None, place: None, phase, phase_age_ms, backbone_loads: 0 }
+}
+
+fn finished(job: &str, generation: u64, hash: &str) -> FromWorker {
+    FromWorker::Finished {
+        job: JobId(job.into()),
+        generation: Generation(generation),
+        tuned_sha256: hash.into(),
+        last: None,
+    }
+}
+
+/// The members of the last generation that a list of actions starts.
+fn started(actions: &[Action]) -> Option<Vec<String>> {
+    actions.iter().rev().find_map(|action| {
+        let Action::Record(Fact::Started { members, .. }) = action else { return None };
+        Some(members.iter().map(ToString::to_string).collect())
+    })
+}
+
+#[test]
+fn a_job_goes_from_submit_to_success() {
+    let mut bench = Bench::new();
+    bench.submit("j1", "2");
+    bench.join("w1");
+    let reason = bench.status("j1").reason;
+    assert_eq!(reason, Some(Reason::TooFewWorkers { free: 1, needed: 2 }));
+    let actions = bench.join("w2");
+    assert_eq!(started(&actions).unwrap(), ["w1", "w2"]);
+    let journaled = actions.iter().position(|action| matches!(action, Action::Record(_)));
+    let prepared = actions.iter().position(|action| matches!(action, Action::Prepare(..)));
+    assert!(journaled < prepared, "journaled before any member hears of it");
+
+    let told = bench.apply(Event::Prepared {
+        job: JobId("j1".into()),
+        generation: Generation(1),
+        group_key: "k".into(),
+        resume: None,
+    });
+    assert_eq!(told.iter().filter(|action| matches!(action, Action::Tell(..))).count(), 2);
+    assert_eq!(bench.status("j1").reason, Some(Reason::Forming { waiting_for: 2 }));
+    bench.running("j1", 1, &["w1", "w2"]);
+    assert_eq!((bench.status("j1").state, bench.status("j1").world), (JobState::Running, 2));
+
+    bench.said("w1", finished("j1", 1, "abc"));
+    assert_eq!(bench.status("j1").state, JobState::Running);
+    let actions = bench.said("w2", finished("j1", 1, "abc"));
+    assert_eq!(bench.status("j1").tuned_sha256.as_deref(), Some("abc"));
+    let released =
+        actions.iter().filter(|a| matches!(a, Action::Tell(_, ToWorker::Release { .. }))).count();
+    assert_eq!(released, 2);
+}
+
+#[test]
+fn different_final_states_fail_the_job() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "2");
+    bench.said("w1", finished("j1", 1, "abc"));
+    bench.said("w2", finished("j1", 1, "abd"));
+    assert_eq!(bench.status("j1").state, JobState::Failed);
+}
+
+#[test]
+fn a_lost_worker_makes_a_new_generation_of_the_rest() {
+    let mut bench = Bench::new();
+    for worker in ["w1", "w2", "w3"] {
+        bench.join(worker);
+    }
+    bench.submit("j1", "1..3");
+    let actions = bench.apply(Event::Gone(WorkerId("w2".into())));
+    assert_eq!(started(&actions).unwrap(), ["w1", "w3"]);
+    assert_eq!(bench.status("j1").generation, 2);
+    // What the old generation still says counts for nothing.
+    bench.said("w1", finished("j1", 1, "abc"));
+    bench.said("w3", finished("j1", 1, "abc"));
+    assert_eq!(bench.status("j1").state, JobState::Running);
+}
+
+#[test]
+fn too_few_survivors_send_the_job_back_to_the_queue() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "2");
+    let actions = bench.apply(Event::Gone(WorkerId("w1".into())));
+    assert!(
+        actions.iter().any(|action| matches!(
+            action,
+            Action::Tell(_, ToWorker::Stop { checkpoint: true, .. })
+        ))
+    );
+    assert_eq!(bench.status("j1").reason, Some(Reason::LostWorkers { needed: 2 }));
+    // The survivor is free only when it says that it has left.
+    bench.join("w3");
+    assert_eq!(bench.status("j1").state, JobState::Queued);
+    let left = FromWorker::Left {
+        job: JobId("j1".into()),
+        generation: Generation(1),
+        place: None,
+        reason: LeaveReason::Stopped,
+    };
+    assert_eq!(started(&bench.said("w2", left)).unwrap(), ["w2", "w3"]);
+    assert_eq!(bench.status("j1").generation, 2);
+}
+
+#[test]
+fn silence_and_a_stuck_device_count_as_dead() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.now = Duration::from_secs(11);
+    let actions = bench.apply(Event::Tick);
+    assert_eq!(actions, [Action::Disconnect(WorkerId("w1".into()))]);
+    bench.join("w2");
+    bench.said("w2", heartbeat(DevicePhase::Stepping, 1_000));
+    assert!(bench.cluster.knows_worker(&WorkerId("w2".into())));
+    bench.said("w2", heartbeat(DevicePhase::Stepping, 601_000));
+    assert!(!bench.cluster.knows_worker(&WorkerId("w2".into())));
+}
+
+#[test]
+fn a_pair_that_fails_again_and_again_is_parted() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "1..2");
+    for generation in 1..=3 {
+        assert_eq!(bench.status("j1").world, 2);
+        bench.running("j1", generation, &["w1", "w2"]);
+        for (worker, peer) in [("w1", "w2"), ("w2", "w1")] {
+            let reason =
+                LeaveReason::PeerLost { peer: WorkerId(peer.into()), detail: "reset".into() };
+            let (job, generation) = (JobId("j1".into()), Generation(generation));
+            bench.said(worker, FromWorker::Left { job, generation, place: None, reason });
+        }
+        bench.wait(0);
+    }
+    assert_eq!((bench.status("j1").world, bench.status("j1").generation), (1, 4));
+}
+
+#[test]
+fn one_rank_s_report_waits_for_the_peer_s_sign_of_death() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "1..2");
+    bench.running("j1", 1, &["w1", "w2"]);
+    let reason = LeaveReason::PeerLost { peer: WorkerId("w2".into()), detail: "reset".into() };
+    let (job, generation) = (JobId("j1".into()), Generation(1));
+    bench.said("w1", FromWorker::Left { job, generation, place: None, reason });
+    bench.wait(1);
+    assert_eq!(bench.status("j1").generation, 1);
+    bench.wait(3);
+    assert_eq!((bench.status("j1").generation, bench.status("j1").world), (2, 2));
+}
+
+#[test]
+fn a_running_group_takes_in_a_new_worker() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.submit("j1", "1..2");
+    bench.running("j1", 1, &["w1"]);
+    bench.join("w2");
+    assert_eq!(bench.status("j1").generation, 1);
+    let actions = bench.wait(6);
+    assert_eq!(started(&actions).unwrap(), ["w1", "w2"]);
+}
+
+#[test]
+fn workers_of_another_kind_are_not_mixed() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.apply(Event::Joined(Box::new(hello("w2", "other"))));
+    bench.submit("j1", "2");
+    assert_eq!(bench.status("j1").reason, Some(Reason::TooFewWorkers { free: 1, needed: 2 }));
+}
+
+#[test]
+fn priority_then_age() {
+    let mut bench = Bench::new();
+    bench.submit("j1", "1");
+    let mut urgent = record("j2", "1");
+    urgent.spec.resources.priority = 5;
+    bench.apply(Event::Submitted(Box::new(urgent)));
+    let job = JobId("j2".into());
+    bench.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5 });
+    assert_eq!(bench.status("j1").reason, Some(Reason::BehindOthers { ahead: 1 }));
+    bench.join("w1");
+    assert_eq!(bench.status("j2").state, JobState::Running);
+}
+
+#[test]
+fn cancel_frees_the_workers_once_they_left() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.submit("j1", "1");
+    bench.submit("j2", "1");
+    let actions = bench.apply(Event::Cancel(JobId("j1".into())));
+    assert!(
+        actions.iter().any(|action| matches!(
+            action,
+            Action::Tell(_, ToWorker::Stop { checkpoint: false, .. })
+        ))
+    );
+    assert_eq!(bench.status("j1").state, JobState::Cancelled);
+    assert_eq!(bench.status("j2").state, JobState::Queued);
+    let left = FromWorker::Left {
+        job: JobId("j1".into()),
+        generation: Generation(1),
+        place: None,
+        reason: LeaveReason::Stopped,
+    };
+    bench.said("w1", left);
+    assert_eq!(bench.status("j2").state, JobState::Running);
+}
+
+#[test]
+fn a_restarted_coordinator_goes_on_with_a_higher_generation() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.submit("j1", "1");
+    bench.submit("j2", "1");
+    bench.apply(Event::Submitted(Box::new(record("j3", "1"))));
+    let row = StepMetrics {
+        step: 1,
+        epoch: 0,
+        loss: 1.0,
+        learning_rate: 0.1,
+        grad_norm: 1.0,
+        rows_per_s: 1.0,
+        tokens_per_s: 1.0,
+    };
+    let (job, generation) = (JobId("j1".into()), Generation(1));
+    bench
+        .said("w1", FromWorker::Progress { job, generation, metrics: vec![MetricsRow::Step(row)] });
+    let (cluster, unstaged) = Cluster::replay(Limits::default(), bench.facts.clone());
+    bench.cluster = cluster;
+    assert_eq!(unstaged, [JobId("j3".into())]);
+    assert_eq!(bench.status("j1").reason, Some(Reason::LostWorkers { needed: 1 }));
+    assert!(bench.status("j1").timings.first_step_s.is_some());
+    assert_eq!(started(&bench.join("w1")).unwrap(), ["w1"]);
+    assert_eq!(bench.status("j1").generation, 2);
+    assert_eq!(bench.status("j2").state, JobState::Queued);
+}
+
+#[test]
+fn a_worker_of_another_protocol_is_refused() {
+    let mut bench = Bench::new();
+    let stranger = Hello { protocol: PROTOCOL + 1, ..hello("w1", "cpu") };
+    let actions = bench.apply(Event::Joined(Box::new(stranger)));
+    assert!(matches!(&actions[0], Action::Tell(_, ToWorker::Refused { .. })));
+    assert!(!bench.cluster.knows_worker(&WorkerId("w1".into())));
+}

@@ -1,0 +1,107 @@
+//! A slice's rows as padded buffers, and as tensors.
+
+use super::Result;
+use tch::Tensor;
+
+/// One tokenized sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Sequence<'a> {
+    /// Token ids, special tokens included.
+    pub ids: &'a [u32],
+    /// Token types.
+    pub types: &'a [u8],
+}
+
+/// A slice, ready to be computed by any thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    /// Its number within the batch: a part of its dropout's key.
+    pub index: u16,
+    /// Rows.
+    pub rows: usize,
+    /// Longest sequence S; the others are padded to it.
+    length: usize,
+    /// Token ids, `[B, S]`, where B is rows times choices.
+    ids: Vec<i64>,
+    /// Token types, `[B, S]`.
+    types: Vec<i64>,
+    /// Tokens of each sequence, `[B]`.
+    lengths: Vec<usize>,
+    /// The rows' labels.
+    labels: Vec<i64>,
+}
+
+impl Slice {
+    /// Pads sequences (each row's choices in a row) to the longest.
+    pub fn new(index: u16, sequences: &[Sequence<'_>], labels: &[i32]) -> Self {
+        let length = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
+        let count = sequences.len() * length;
+        let (mut ids, mut types) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        for (row, sequence) in (1..).zip(sequences) {
+            ids.extend(sequence.ids.iter().map(|id| i64::from(*id)));
+            types.extend(sequence.types.iter().map(|kind| i64::from(*kind)));
+            // Padding is masked, so its id matters to nothing.
+            ids.resize(row * length, 0);
+            types.resize(row * length, 0);
+        }
+        Self {
+            index,
+            rows: labels.len(),
+            length,
+            ids,
+            types,
+            lengths: sequences.iter().map(|sequence| sequence.ids.len()).collect(),
+            labels: labels.iter().map(|label| i64::from(*label)).collect(),
+        }
+    }
+
+    /// Tokens, padding excluded.
+    pub fn tokens(&self) -> u64 {
+        self.lengths.iter().map(|length| *length as u64).sum()
+    }
+
+    /// The tensors of the forward pass behind a prefix of P positions.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn inputs(&self, prefix: i64) -> Result<Inputs> {
+        let before = usize::try_from(prefix).unwrap_or(0);
+        let width = before + self.length;
+        let mut mask = vec![0.0_f32; self.lengths.len() * width];
+        for (row, length) in mask.chunks_mut(width.max(1)).zip(&self.lengths) {
+            row[before + length..].fill(-10_000.0);
+        }
+        let size = [signed(self.lengths.len()), signed(self.length)];
+        Ok(Inputs {
+            prefix,
+            ids: Tensor::f_from_slice(&self.ids)?.f_view(size)?,
+            types: Tensor::f_from_slice(&self.types)?.f_view(size)?,
+            mask: Tensor::f_from_slice(&mask)?.f_view([size[0], 1, 1, signed(width)])?,
+        })
+    }
+
+    /// The rows' labels, `[rows]`.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn labels(&self) -> Result<Tensor> {
+        Ok(Tensor::f_from_slice(&self.labels)?)
+    }
+}
+
+/// What a backbone reads.
+pub struct Inputs {
+    /// Prefix length P.
+    pub prefix: i64,
+    /// Token ids, `[B, S]`.
+    pub ids: Tensor,
+    /// Token types, `[B, S]`.
+    pub types: Tensor,
+    /// Added to attention scores, `[B, 1, 1, P+S]`: 0 for prefix and tokens, -10000 for padding.
+    pub mask: Tensor,
+}
+
+/// A size as torch wants it.
+pub(super) fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,30 @@
+//! The numerical core: one slice in, its gradient out. Read [`step`] first.
+//!
+//! Letters in shapes: B sequences of a slice, S padded length, P prefix length, L layers, H hidden
+//! size, h heads, d = H / h, C outputs of the head. This module knows no HTTP, JSON or async; it is
+//! the only one that calls torch.
+
+pub mod attention;
+pub mod backbones;
+pub mod batch;
+pub mod dropout;
+pub mod pool;
+pub mod prefix;
+pub mod step;
+
+use ptv2_common::error::Explained;
+
+/// What a tensor operation gives.
+pub type Result<T> = std::result::Result<T, TensorError>;
+
+/// A tensor operation failed: out of memory, or a defect.
+#[derive(Debug, thiserror::Error)]
+#[error("a tensor operation failed: {0}")]
+pub struct TensorError(#[from] tch::TchError);
+
+impl From<TensorError> for Explained {
+    fn from(error: TensorError) -> Self {
+        Self::new(error.to_string())
+            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
+    }
+}

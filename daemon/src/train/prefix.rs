@@ -1,0 +1,64 @@
+//! The deep prefix (specification section 4): a table `[P, 2·L·H]` becomes a key and a value for each
+//! layer.
+
+use super::Result;
+use super::attention::Keys;
+use super::dropout::{Dropout, Site};
+use tch::Tensor;
+
+/// Expands the table over B sequences, drops out with a mask of each sequence's own, and splits.
+///
+/// The last axis of the table is layer-major, key before value, head-major inside: index
+/// `((2·layer + kv)·h + head)·d + j`.
+///
+/// # Errors
+/// Those of torch.
+pub fn keys(
+    table: &Tensor,
+    sequences: i64,
+    layers: i64,
+    heads: i64,
+    dropout: &Dropout,
+) -> Result<Vec<Keys>> {
+    let (length, width) = table.size2()?;
+    let head_size = width / (2 * layers * heads);
+    let expanded = table.f_unsqueeze(0)?.f_expand([sequences, length, width], false)?;
+    let dropped = dropout.apply(expanded, Site::Prefix)?; // [B, P, 2LH]
+    let split = dropped
+        .f_reshape([sequences, length, 2 * layers, heads, head_size])?
+        .f_permute([2, 0, 3, 1, 4])? // [2L, B, h, P, d]
+        // One unbind: its backward makes one tensor, where 2L narrows would make 2L full ones.
+        .f_unbind(0)?;
+    let mut parts = split.into_iter();
+    let mut all = Vec::new();
+    while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
+        all.push(Keys { key, value });
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Conformance test 1: an entry that encodes (layer, kv, head, j) lands where it should.
+    #[test]
+    fn entries_land_where_the_specification_says() {
+        let (length, layers, heads, size) = (3, 2, 4, 5);
+        let width = 2 * layers * heads * size;
+        let table = Tensor::arange(length * width, (tch::Kind::Float, tch::Device::Cpu))
+            .view([length, width]);
+        let keys = keys(&table, 2, layers, heads, &Dropout::OFF).unwrap();
+        for layer in 0..layers {
+            for (kv, head, position, j) in [(0, 0, 0, 0), (1, 3, 2, 4), (0, 2, 1, 3), (1, 0, 2, 0)]
+            {
+                let index = ((2 * layer + kv) * heads + head) * size + j;
+                let pair = &keys[usize::try_from(layer).unwrap()];
+                let tensor = if kv == 0 { &pair.key } else { &pair.value };
+                let found = tensor.double_value(&[1, head, position, j]);
+                let expected = f64::from(i32::try_from(position * width + index).unwrap());
+                assert!((found - expected).abs() < 0.5, "{found} {expected}");
+            }
+        }
+    }
+}

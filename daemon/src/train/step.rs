@@ -1,0 +1,209 @@
+//! One slice of one step: from tuned values and rows to the gradient of prefix and head.
+//!
+//! The reading order: [`Network::gradient`] runs [`Network::logits`] and asks autograd for the
+//! gradients of the tuned tensors only. Nothing accumulates in shared tensors, so slices may run
+//! side by side on threads that share the frozen weights.
+
+use super::backbones::bert::Bert;
+use super::batch::{Slice, signed};
+use super::dropout::{Dropout, Rates, Site};
+use super::{Result, prefix};
+use crate::numerics::generator::{Purpose, Stream};
+use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE};
+use ptv2_common::job::JobRecord;
+use std::path::Path;
+use std::sync::Arc;
+use tch::{Reduction, Tensor};
+
+/// What a job makes of a backbone: which tensors are tuned, and how a row is scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Setting {
+    /// Sequences of a row: 1, or the number of choices of a multiple-choice task.
+    pub choices: i64,
+    /// Outputs C of the head.
+    pub outputs: i64,
+    /// Prefix length P; 0 tunes the head only.
+    pub prefix: i64,
+    /// Dropout in training.
+    pub rates: Rates,
+    /// The job's seed.
+    pub seed: u64,
+    /// The tuned tensors.
+    pub layout: Layout,
+}
+
+impl Setting {
+    /// A job's setting on its backbone.
+    pub fn new(job: &JobRecord, backbone: &Bert) -> Self {
+        let method = &job.spec.method;
+        let multiple_choice = job.choices > 1;
+        let outputs = if multiple_choice { 1 } else { job.labels.len() };
+        let config = &backbone.config;
+        let size = |value: i64| usize::try_from(value).unwrap_or(0);
+        let prefix = method.prefix_length();
+        let hidden = method.hidden_dropout_prob;
+        Self {
+            choices: i64::from(job.choices),
+            outputs: signed(outputs),
+            prefix: i64::from(prefix),
+            rates: Rates {
+                hidden,
+                attention: method.attention_dropout.unwrap_or(config.attention_probs_dropout_prob),
+                prefix: method.prefix_dropout.unwrap_or(hidden),
+                head: method.head_dropout.unwrap_or(hidden),
+            },
+            seed: job.spec.training.seed,
+            layout: Layout::new(
+                prefix as usize,
+                size(config.num_hidden_layers),
+                size(config.hidden_size),
+                outputs,
+            ),
+        }
+    }
+
+    /// First values: N(0, 0.02²) for the prefix and the head's weight, 0 for its bias.
+    pub fn initial_values(&self) -> Vec<f32> {
+        let mut values = vec![0.0; self.layout.len()];
+        for (site, tensor) in (0..).zip(self.layout.tensors()) {
+            if tensor.name != HEAD_BIAS {
+                Stream::new(self.seed, Purpose::Initial, 0, 0, site)
+                    .normal(0.02, &mut values[tensor.range.clone()]);
+            }
+        }
+        values
+    }
+}
+
+/// What a slice contributes to a step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SliceGradient {
+    /// The slice's number.
+    pub index: u16,
+    /// Gradient of the *sum* of the rows' losses, flat in the layout's order.
+    pub gradient: Vec<f32>,
+    /// Sum of the rows' losses.
+    pub loss: f32,
+    /// Rows.
+    pub rows: usize,
+}
+
+/// A backbone set up for a job, on one thread.
+pub struct Network {
+    backbone: Bert,
+    setting: Arc<Setting>,
+}
+
+/// The tuned values as tensors.
+struct Tuned {
+    all: Vec<Tensor>,
+    weight: usize,
+    bias: usize,
+    table: Option<usize>,
+}
+
+impl Network {
+    /// Puts a job's setting on a backbone.
+    pub fn new(backbone: Bert, setting: Arc<Setting>) -> Self {
+        Self { backbone, setting }
+    }
+
+    /// The gradient of a slice at a step.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn gradient(&self, values: &[f32], step: u64, slice: &Slice) -> Result<SliceGradient> {
+        let setting = &self.setting;
+        let tuned = self.tuned(values, true)?;
+        let dropout = Dropout::new(setting.rates, setting.seed, step, slice.index);
+        let logits = self.forward(&tuned, slice, &dropout)?;
+        let loss = logits.f_cross_entropy_loss::<Tensor>(
+            &slice.labels()?,
+            None,
+            Reduction::Sum,
+            -100,
+            0.0,
+        )?;
+        let gradients = Tensor::f_run_backward(&[&loss], &tuned.all, false, false)?;
+        let mut gradient = vec![0.0_f32; setting.layout.len()];
+        for (tensor, found) in setting.layout.tensors().iter().zip(&gradients) {
+            // An input that the loss does not reach comes back undefined: its gradient is zero.
+            if found.defined() {
+                let target = &mut gradient[tensor.range.clone()];
+                found.f_contiguous()?.f_copy_data(target, target.len())?;
+            }
+        }
+        let mut sum = [0.0_f32];
+        loss.f_copy_data(&mut sum, 1)?;
+        Ok(SliceGradient { index: slice.index, gradient, loss: sum[0], rows: slice.rows })
+    }
+
+    /// The scores of a slice's rows without dropout, `[rows, C]` (`[rows, choices]` for multiple
+    /// choice), flat.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn logits(&self, values: &[f32], slice: &Slice) -> Result<Vec<f32>> {
+        let _no_grad = tch::no_grad_guard();
+        let tuned = self.tuned(values, false)?;
+        let logits = self.forward(&tuned, slice, &Dropout::OFF)?.f_contiguous()?;
+        let mut out = vec![0.0; logits.numel()];
+        let count = out.len();
+        logits.f_copy_data(&mut out, count)?;
+        Ok(out)
+    }
+
+    fn tuned(&self, values: &[f32], gradient: bool) -> Result<Tuned> {
+        let tensors = self.setting.layout.tensors();
+        let place = |name| tensors.iter().position(|tensor| tensor.name == name);
+        let all = tensors
+            .iter()
+            .map(|tensor| {
+                let shape: Vec<i64> = tensor.shape.iter().map(|size| signed(*size)).collect();
+                let leaf =
+                    Tensor::f_from_slice(&values[tensor.range.clone()])?.f_view(&shape[..])?;
+                Ok(leaf.f_set_requires_grad(gradient)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Tuned {
+            all,
+            bias: place(HEAD_BIAS).unwrap_or_default(),
+            weight: place(HEAD_WEIGHT).unwrap_or_default(),
+            table: place(PREFIX_TABLE),
+        })
+    }
+
+    /// Text behind the prefix, the pooled first token, the head; multiple choice puts the choices'
+    /// single scores side by side.
+    fn forward(&self, tuned: &Tuned, slice: &Slice, dropout: &Dropout) -> Result<Tensor> {
+        let setting = &self.setting;
+        let config = &self.backbone.config;
+        let inputs = slice.inputs(setting.prefix)?;
+        let keys = match tuned.table {
+            Some(table) => prefix::keys(
+                &tuned.all[table],
+                inputs.ids.size()[0],
+                config.num_hidden_layers,
+                config.num_attention_heads,
+                dropout,
+            )?,
+            None => Vec::new(),
+        };
+        let pooled = self.backbone.pooled(&inputs, &keys, dropout)?;
+        let logits = dropout
+            .apply(pooled, Site::Head)?
+            .f_linear(&tuned.all[tuned.weight], Some(&tuned.all[tuned.bias]))?;
+        if setting.choices > 1 {
+            return Ok(logits.f_view([signed(slice.rows), setting.choices])?);
+        }
+        Ok(logits)
+    }
+}
+
+/// Loads a job's backbone.
+///
+/// # Errors
+/// Those of [`Bert::load`].
+pub fn load_backbone(directory: &Path) -> std::result::Result<Bert, ptv2_common::error::Explained> {
+    Bert::load(directory)
+}
