@@ -1,1 +1,6 @@
-//! Placeholder.
+//! Tests of ptv2, one module a subject: numbers against references, and the real binaries end to end.
+
+#![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
+
+#[cfg(test)]
+mod parity;

@@ -62,12 +62,24 @@ pub struct Weights<'a> {
 }
 
 impl Weights<'_> {
+    /// Old conversions from TensorFlow name the norms' tensors `gamma` and `beta`.
+    fn name_in_file(&self, name: &str) -> String {
+        let full = format!("{}{name}", self.prefix);
+        let legacy = full
+            .replace("LayerNorm.weight", "LayerNorm.gamma")
+            .replace("LayerNorm.bias", "LayerNorm.beta");
+        if self.file.tensor(&full).is_err() && self.file.tensor(&legacy).is_ok() {
+            return legacy;
+        }
+        full
+    }
+
     /// One tensor as fp32, named without `bert.`, of the shape that the configuration implies.
     ///
     /// # Errors
     /// Names the tensor, with the expected and the found shape.
     pub fn take(&self, name: &str, shape: &[i64]) -> Result<Tensor, Explained> {
-        let full = format!("{}{name}", self.prefix);
+        let full = self.name_in_file(name);
         let at = |error: Explained| error.at(self.path.display().to_string());
         let view = self.file.tensor(&full).map_err(|_| {
             at(Explained::new(format!("tensor `{full}` is missing")))
