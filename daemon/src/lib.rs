@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod coordinator;
+pub mod features;
 pub mod numerics;
 #[cfg(feature = "torch")]
 pub mod train;

@@ -1,12 +1,13 @@
 //! The numerical core against references that transformers and PEFT made; see goldens/make.py.
 
+use ptv2_daemon::features::Sequence;
 use ptv2_daemon::numerics::adamw::{AdamW, clip_global_norm};
 use ptv2_daemon::numerics::schedule::Schedule;
 use ptv2_daemon::numerics::state::{
     HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState, fp32,
 };
 use ptv2_daemon::train::backbones::bert::Bert;
-use ptv2_daemon::train::batch::{Sequence, Slice};
+use ptv2_daemon::train::batch::Slice;
 use ptv2_daemon::train::dropout::Rates;
 use ptv2_daemon::train::pool::Pool;
 use ptv2_daemon::train::step::{Network, Setting, SliceGradient};

@@ -1,16 +1,8 @@
 //! A slice's rows as padded buffers, and as tensors.
 
 use super::Result;
+use crate::features::Sequence;
 use tch::Tensor;
-
-/// One tokenized sequence.
-#[derive(Debug, Clone, Copy)]
-pub struct Sequence<'a> {
-    /// Token ids, special tokens included.
-    pub ids: &'a [u32],
-    /// Token types.
-    pub types: &'a [u8],
-}
 
 /// A slice, ready to be computed by any thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
