@@ -2,9 +2,17 @@
 
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
+pub mod checkpoint;
+pub mod cli;
+pub mod clock;
+pub mod collective;
 pub mod config;
 pub mod coordinator;
 pub mod features;
+pub mod local;
 pub mod numerics;
+pub mod tasks;
 #[cfg(feature = "torch")]
 pub mod train;
+#[cfg(feature = "torch")]
+pub mod worker;

@@ -1,3 +1,14 @@
 //! The configuration of coordinator and worker: each key once, with its default and what it costs.
 
+mod coordinator;
 pub mod duration;
+mod worker;
+
+pub use coordinator::CoordinatorConfig;
+pub use worker::WorkerConfig;
+
+/// Where a coordinator listens, and a client looks, unless told otherwise.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7341";
+
+/// The state folder unless told otherwise, in the current folder.
+pub const DEFAULT_STATE: &str = ".ptv2";

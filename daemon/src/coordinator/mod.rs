@@ -1,4 +1,12 @@
-//! The coordinator: decides in [`run`] (pure), acts in the driver's one loop, remembers in the
-//! journal. Needs no torch.
+//! The coordinator: decides in [`run`] (pure), acts in [`driver`]'s one loop, remembers in
+//! [`journal`]. Needs no torch.
 
+pub mod accept;
+pub mod chores;
+pub mod driver;
+pub mod http;
+pub mod idempotency;
+pub mod journal;
 pub mod run;
+pub mod serve;
+pub mod staging;

@@ -6,3 +6,4 @@ pub mod batches;
 pub mod generator;
 pub mod schedule;
 pub mod state;
+pub mod tree;

@@ -30,6 +30,9 @@ pub struct Setting {
     pub seed: u64,
     /// The tuned tensors.
     pub layout: Layout,
+    /// This rank, in the build that keys dropout by it: the tests' negative control.
+    #[cfg(feature = "dropout-keyed-by-rank")]
+    pub rank: u32,
 }
 
 impl Setting {
@@ -59,6 +62,8 @@ impl Setting {
                 size(config.hidden_size),
                 outputs,
             ),
+            #[cfg(feature = "dropout-keyed-by-rank")]
+            rank: 0,
         }
     }
 
@@ -115,7 +120,10 @@ impl Network {
     pub fn gradient(&self, values: &[f32], step: u64, slice: &Slice) -> Result<SliceGradient> {
         let setting = &self.setting;
         let tuned = self.tuned(values, true)?;
-        let dropout = Dropout::new(setting.rates, setting.seed, step, slice.index);
+        let seed = setting.seed;
+        #[cfg(feature = "dropout-keyed-by-rank")]
+        let seed = seed + 1000 * u64::from(setting.rank);
+        let dropout = Dropout::new(setting.rates, seed, step, slice.index);
         let logits = self.forward(&tuned, slice, &dropout)?;
         let loss = logits.f_cross_entropy_loss::<Tensor>(
             &slice.labels()?,

@@ -8,7 +8,7 @@ mod members;
 mod reports;
 mod schedule;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 pub use facts::Fact;

@@ -5,7 +5,7 @@ use ptv2_common::plan::Plan;
 use ptv2_common::session::{LeaveReason, PROTOCOL};
 use ptv2_common::spec::JobSpec;
 
-fn record(id: &str, workers: &str) -> JobRecord {
+pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
     let spec = JobSpec::from_toml(&format!(
         "task = \"superglue/rte\"\nbackbone.path = \"/m\"\ndata.root = \"/d\"\n\
          training = {{ epochs = 1, learning_rate = 1e-3 }}\nresources.workers = \"{workers}\""

@@ -1,0 +1,184 @@
+//! Finds and loads checkpoints. What a superseded generation wrote after it was cut off is ignored.
+
+use super::STATE_FILE;
+use crate::numerics::state::{Layout, TunedState};
+use bytes::Bytes;
+use ptv2_common::api::Checkpoint;
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::manifest::{
+    CheckpointManifest, FileEntry, GenerationManifest, checkpoints_prefix, data_key,
+    generations_prefix,
+};
+use ptv2_common::storage::{self, Store, sha256};
+
+/// The name of a manifest: all that is needed to order it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Name {
+    /// Optimizer steps applied.
+    pub step: u64,
+    /// The generation that wrote it.
+    pub generation: u64,
+    /// Its key.
+    pub key: String,
+}
+
+impl Name {
+    fn parse(key: String) -> Option<Self> {
+        let stem = key.rsplit('/').next()?.strip_suffix(".json")?;
+        let (step, generation) = stem.split_once('-')?;
+        Some(Self { step: step.parse().ok()?, generation: generation.parse().ok()?, key })
+    }
+}
+
+/// Names of a job's valid manifests, oldest first.
+///
+/// # Errors
+/// Those of the store.
+pub async fn names(store: &Store, job: &JobId) -> Result<Vec<Name>, Explained> {
+    let keys = list(store, &checkpoints_prefix(job)).await?;
+    let mut names: Vec<Name> = keys.into_iter().filter_map(Name::parse).collect();
+    names.sort();
+    let starts = starts(store, job).await?;
+    // A manifest of generation g counts only up to the start of every later generation.
+    names.retain(|name| {
+        starts.iter().all(|start| start.generation.0 <= name.generation || start.start_step >= name.step)
+    });
+    Ok(names)
+}
+
+async fn starts(store: &Store, job: &JobId) -> Result<Vec<GenerationManifest>, Explained> {
+    let mut starts = Vec::new();
+    for key in list(store, &generations_prefix(job)).await? {
+        let bytes = get(store, &key).await?;
+        starts.push(parse(&key, &bytes)?);
+    }
+    Ok(starts)
+}
+
+/// A job's valid manifests with their keys, oldest first. One that cannot be read is left out with a
+/// line in the log.
+///
+/// # Errors
+/// Those of the store's listing.
+pub async fn manifests(
+    store: &Store,
+    job: &JobId,
+) -> Result<Vec<(String, CheckpointManifest)>, Explained> {
+    let mut found = Vec::new();
+    for name in names(store, job).await? {
+        match manifest(store, &name.key).await {
+            Ok(manifest) => found.push((name.key, manifest)),
+            Err(error) => tracing::warn!(key = name.key, %error, "a manifest cannot be read"),
+        }
+    }
+    Ok(found)
+}
+
+/// One manifest.
+///
+/// # Errors
+/// When there is none, or it is no manifest that this build reads.
+pub async fn manifest(store: &Store, key: &str) -> Result<CheckpointManifest, Explained> {
+    let bytes = get(store, key).await?;
+    let manifest: CheckpointManifest = parse(key, &bytes)?;
+    if manifest.format != ptv2_common::manifest::FORMAT {
+        return Err(Explained::new(format!("the manifest has format {}", manifest.format))
+            .at(key)
+            .expected(format!("{}", ptv2_common::manifest::FORMAT))
+            .hint("read it with the version of ptv2 that wrote it"));
+    }
+    Ok(manifest)
+}
+
+/// A file of a checkpoint, verified.
+///
+/// # Errors
+/// When it is missing, or is not what its manifest says.
+pub async fn file(store: &Store, job: &JobId, entry: &FileEntry) -> Result<Bytes, Explained> {
+    let key = data_key(job, &entry.sha256);
+    let bytes = get(store, &key).await?;
+    let found = sha256(&bytes);
+    if found != entry.sha256 {
+        return Err(Explained::new(format!("`{}` has SHA-256 {found}", entry.name))
+            .at(key)
+            .expected(entry.sha256.clone())
+            .hint("the object is damaged; take an earlier checkpoint"));
+    }
+    Ok(bytes)
+}
+
+/// A checkpoint's tuned state, verified.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub async fn state(
+    store: &Store,
+    manifest: &CheckpointManifest,
+    layout: &Layout,
+) -> Result<TunedState, Explained> {
+    let entry = manifest.files.iter().find(|file| file.name == STATE_FILE);
+    let entry = entry.ok_or_else(|| Explained::new(format!("a checkpoint has no {STATE_FILE}")))?;
+    let state = TunedState::from_bytes(&file(store, &manifest.job.id, entry).await?, layout)?;
+    if state.tuned_sha256() != manifest.tuned_sha256 || state.step != manifest.step {
+        return Err(Explained::new("a checkpoint's state is not the one its manifest names"));
+    }
+    Ok(state)
+}
+
+/// The newest state that is whole, from `newest` (a manifest's key) downwards; each that is damaged
+/// is reported to `damaged`. `None` when there is none.
+///
+/// # Errors
+/// Those of the store's listing.
+pub async fn newest_state(
+    store: &Store,
+    job: &JobId,
+    newest: &str,
+    layout: &Layout,
+    mut damaged: impl FnMut(&str, &Explained),
+) -> Result<Option<TunedState>, Explained> {
+    let mut names = names(store, job).await?;
+    names.retain(|name| name.key.as_str() <= newest);
+    for name in names.iter().rev() {
+        let found = match manifest(store, &name.key).await {
+            Ok(manifest) => state(store, &manifest, layout).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(state) => return Ok(Some(state)),
+            Err(error) => damaged(&name.key, &error),
+        }
+    }
+    Ok(None)
+}
+
+/// A manifest as the API shows it.
+pub fn summary(key: &str, manifest: &CheckpointManifest) -> Checkpoint {
+    let best = manifest.best.as_ref().filter(|best| manifest.is_best && best.step == manifest.step);
+    Checkpoint {
+        key: key.to_owned(),
+        step: manifest.step,
+        generation: manifest.generation.0,
+        is_best: manifest.is_best,
+        metric: best.map(|best| best.value),
+        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+        tuned_sha256: manifest.tuned_sha256.clone(),
+    }
+}
+
+async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Explained> {
+    storage::list(store, prefix)
+        .await
+        .map_err(|error| Explained::from_error(&error).at(prefix.to_owned()))
+}
+
+async fn get(store: &Store, key: &str) -> Result<Bytes, Explained> {
+    storage::get(store, key).await.map_err(|error| Explained::from_error(&error).at(key.to_owned()))
+}
+
+fn parse<T: serde::de::DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Explained> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Explained::new(format!("the manifest cannot be read: {error}")).at(key.to_owned())
+    })
+}

@@ -1,0 +1,74 @@
+//! Deletes checkpoints that nobody needs any more: manifests first, then data that none names.
+
+use super::read;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use ptv2_common::api::Checkpoint;
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::storage::{self, Store};
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+/// Data younger than this stays, named or not: its manifest may be on its way.
+pub const GRACE: Duration = Duration::from_secs(600);
+
+/// Keys of the checkpoints that may go: all but the `keep` newest (at least two) and the newest best.
+/// `checkpoints` are valid ones, oldest first.
+pub fn superfluous(checkpoints: &[Checkpoint], keep: u32) -> Vec<String> {
+    let keep = keep.max(2) as usize;
+    let best = checkpoints.iter().rposition(|checkpoint| checkpoint.is_best);
+    let newest = checkpoints.len().saturating_sub(keep);
+    checkpoints
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| *at < newest && Some(*at) != best)
+        .map(|(_, checkpoint)| checkpoint.key.clone())
+        .collect()
+}
+
+/// Sweeps a job's checkpoints.
+///
+/// # Errors
+/// Those of the store. What was deleted by then stays deleted; the next sweep goes on.
+pub async fn sweep(store: &Store, job: &JobId, keep: u32, now_unix_ms: u64) -> Result<(), Explained> {
+    let valid = read::manifests(store, job).await?;
+    let checkpoints: Vec<Checkpoint> =
+        valid.iter().map(|(key, manifest)| read::summary(key, manifest)).collect();
+    let going: BTreeSet<String> = superfluous(&checkpoints, keep).into_iter().collect();
+    for key in &going {
+        delete(store, key).await?;
+    }
+    if going.is_empty() {
+        return Ok(());
+    }
+    let named: BTreeSet<&str> = valid
+        .iter()
+        .filter(|(key, _)| !going.contains(key))
+        .flat_map(|(_, manifest)| manifest.files.iter().map(|file| file.sha256.as_str()))
+        .collect();
+    let folder = format!("jobs/{job}/data");
+    for key in storage::list(store, &folder).await.map_err(|error| at(&folder, &error))? {
+        let hash = key.rsplit('/').next().unwrap_or_default();
+        if named.contains(hash) {
+            continue;
+        }
+        let meta = store.head(&Path::from(key.as_str())).await.map_err(|error| at(&key, &error))?;
+        let written = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(u64::MAX);
+        if u128::from(now_unix_ms.saturating_sub(written)) > GRACE.as_millis() {
+            delete(store, &key).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn delete(store: &Store, key: &str) -> Result<(), Explained> {
+    match store.delete(&Path::from(key)).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(at(key, &error)),
+    }
+}
+
+fn at(key: &str, error: &object_store::Error) -> Explained {
+    Explained::from_error(error).at(key.to_owned())
+}

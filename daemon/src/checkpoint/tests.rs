@@ -1,0 +1,140 @@
+use super::read;
+use super::retention::{self, superfluous};
+use super::write::{Lineage, Writer};
+use super::{peft, STATE_FILE};
+use crate::coordinator::run::tests::record;
+use crate::numerics::state::{Layout, TunedState};
+use ptv2_common::ids::{Generation, JobId};
+use ptv2_common::job::JobRecord;
+use ptv2_common::manifest::{BestMetric, data_key};
+use ptv2_common::storage::{self, Store};
+
+fn job() -> JobRecord {
+    let mut job = record("j0", "1");
+    job.spec.method.pre_seq_len = 3;
+    job
+}
+
+fn layout() -> Layout {
+    Layout::new(3, 1, 4, 2)
+}
+
+fn state(step: u16) -> TunedState {
+    let count = u16::try_from(layout().len()).unwrap();
+    let mut state = TunedState::new((0..count).map(|at| f32::from(at + step)).collect());
+    state.step = u64::from(step);
+    state
+}
+
+async fn writer(store: &Store, generation: u64, start_step: u64) -> Writer {
+    let lineage =
+        Lineage { features: "f".into(), generation: Generation(generation), start_step };
+    Writer::begin(store.clone(), job(), layout(), lineage).await.unwrap()
+}
+
+async fn steps(store: &Store) -> Vec<(u64, u64)> {
+    let names = read::names(store, &JobId("j0".into())).await.unwrap();
+    names.into_iter().map(|name| (name.step, name.generation)).collect()
+}
+
+fn store() -> (tempfile::TempDir, Store) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = storage::open(folder.path().to_str().unwrap()).unwrap();
+    (folder, store)
+}
+
+#[tokio::test]
+async fn a_state_survives_the_store() {
+    let (_folder, store) = store();
+    let writer = writer(&store, 1, 0).await;
+    let mut best = state(4);
+    best.best = Some(BestMetric { metric: "accuracy".into(), value: 0.75, step: 4 });
+    best.best_values = best.values.clone();
+    let checkpoint = writer.publish(&best, true).await.unwrap();
+    assert_eq!((checkpoint.step, checkpoint.metric), (4, Some(0.75)));
+    let manifest = read::manifest(&store, &checkpoint.key).await.unwrap();
+    assert_eq!(read::state(&store, &manifest, &layout()).await.unwrap(), best);
+    // A put whose answer was lost is done again.
+    assert_eq!(writer.publish(&best, true).await.unwrap(), checkpoint);
+    // Another writer of the same generation is not.
+    let lineage = Lineage { features: "f".into(), generation: Generation(1), start_step: 0 };
+    assert!(Writer::begin(store, job(), layout(), lineage).await.is_err());
+}
+
+#[tokio::test]
+async fn what_a_cut_off_generation_writes_is_ignored() {
+    let (_folder, store) = store();
+    let old = writer(&store, 1, 0).await;
+    old.publish(&state(5), false).await.unwrap();
+    let new = writer(&store, 2, 7).await;
+    old.publish(&state(9), false).await.unwrap();
+    assert_eq!(steps(&store).await, [(5, 1)]);
+    new.publish(&state(8), false).await.unwrap();
+    old.publish(&state(7), false).await.unwrap();
+    assert_eq!(steps(&store).await, [(5, 1), (7, 1), (8, 2)]);
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_gives_way_to_the_one_before() {
+    let (folder, store) = store();
+    let writer = writer(&store, 1, 0).await;
+    writer.publish(&state(5), false).await.unwrap();
+    let newest = writer.publish(&state(6), false).await.unwrap();
+    let manifest = read::manifest(&store, &newest.key).await.unwrap();
+    let entry = manifest.files.iter().find(|file| file.name == STATE_FILE).unwrap();
+    let path = folder.path().join(data_key(&JobId("j0".into()), &entry.sha256));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let mut said = Vec::new();
+    let (job, layout) = (JobId("j0".into()), layout());
+    let found = read::newest_state(&store, &job, &newest.key, &layout, |key, error| {
+        said.push(format!("{key}: {error}"));
+    });
+    assert_eq!(found.await.unwrap(), Some(state(5)));
+    assert_eq!(said.len(), 1, "{said:?}");
+    // Writing the same content again mends the object.
+    writer.publish(&state(6), false).await.unwrap();
+    assert_eq!(read::state(&store, &manifest, &layout).await.unwrap(), state(6));
+}
+
+#[tokio::test]
+async fn a_sweep_keeps_the_newest_and_the_best() {
+    let (_folder, store) = store();
+    let writer = writer(&store, 1, 0).await;
+    for step in 1..=6 {
+        writer.publish(&state(step), step == 2).await.unwrap();
+    }
+    let job = JobId("j0".into());
+    retention::sweep(&store, &job, 1, 0).await.unwrap();
+    assert_eq!(steps(&store).await, [(2, 1), (5, 1), (6, 1)]);
+    let count = storage::list(&store, "jobs/j0/data").await.unwrap().len();
+    // The next sweep that finds something to do removes what the grace period had kept.
+    writer.publish(&state(7), false).await.unwrap();
+    retention::sweep(&store, &job, 1, u64::MAX / 2).await.unwrap();
+    let left = storage::list(&store, "jobs/j0/data").await.unwrap().len();
+    assert!(left < count, "{left} of {count}");
+    for (_, manifest) in read::manifests(&store, &job).await.unwrap() {
+        read::state(&store, &manifest, &layout()).await.unwrap();
+    }
+}
+
+#[test]
+fn nothing_goes_while_there_are_few() {
+    assert!(superfluous(&[], 2).is_empty());
+}
+
+#[test]
+fn an_adapter_survives_its_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let values = state(3).values;
+    for (name, bytes) in peft::export(&job(), &layout(), &values).unwrap() {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    assert_eq!(peft::import(folder.path(), &layout()).unwrap(), values);
+    let error = peft::import(folder.path(), &Layout::new(4, 1, 4, 2)).unwrap_err();
+    assert!(error.what.contains("prompt_embeddings"), "{error:?}");
+    let error = peft::import(&folder.path().join("none"), &layout()).unwrap_err();
+    assert!(error.expected.unwrap().contains("adapter_model.safetensors"));
+}

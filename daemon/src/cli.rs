@@ -1,0 +1,248 @@
+//! `ptv2d`'s commands.
+
+use crate::collective::tcp::Waits;
+use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
+use crate::coordinator::serve::Coordinator;
+use crate::local;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ptv2_common::error::Explained;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// Coordinator and workers of ptv2: P-tuning v2 on many workers
+#[derive(Debug, Parser)]
+#[command(name = "ptv2d", version, after_help = "Exit codes: 0 stopped as asked; 1 failed; 2 wrong usage")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    log_format: LogFormat,
+    /// What is logged, as tracing-subscriber's filters say it
+    #[arg(long, global = true, env = "PTV2_LOG", default_value = "info", value_name = "FILTER")]
+    log: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the coordinator: API, queue, membership, staging, journal
+    Coordinator(CoordinatorArgs),
+    /// Run one worker for one device
+    Worker(WorkerArgs),
+    /// Run coordinator and workers on this machine
+    Local(LocalArgs),
+}
+
+#[derive(Debug, Args)]
+struct CoordinatorArgs {
+    /// Configuration file; see configs/coordinator.toml
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Device {
+    /// The best there is
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+#[derive(Debug, Args)]
+struct WorkerArgs {
+    /// The coordinator's URL
+    #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
+    coordinator: String,
+    /// File with the workers' token; the coordinator keeps it in its state folder
+    #[arg(long, env = "PTV2_WORKER_TOKEN_FILE", value_name = "FILE",
+        default_value = ".ptv2/worker-token")]
+    token_file: PathBuf,
+    /// What computes
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Device,
+    /// Compute threads; each computes whole slices alone
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// Address that other workers reach this one's reduction at; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+    reduce_listen: SocketAddr,
+    /// Address that other workers are told, where it differs
+    #[arg(long, value_name = "ADDR")]
+    reduce_advertise: Option<SocketAddr>,
+    /// Without a coordinator for this long, write a checkpoint and end
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
+    orphan_limit: Duration,
+    /// End when standard input does
+    #[arg(long, hide = true)]
+    exit_with_parent: bool,
+}
+
+#[derive(Debug, Args)]
+struct LocalArgs {
+    /// Worker processes
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    workers: u32,
+    /// Compute threads of each worker
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: u32,
+    /// What computes
+    #[arg(long, value_enum, default_value = "auto")]
+    device: Device,
+    /// Folder of journal, tokens and artifact store
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
+    state: PathBuf,
+    /// Address of the API; port 0 takes any free one and writes it to `<state>/address`
+    #[arg(long, value_name = "ADDR", default_value = DEFAULT_LISTEN)]
+    listen: SocketAddr,
+    /// Listen on an address that other machines reach, unencrypted
+    #[arg(long)]
+    insecure_listen: bool,
+    /// Folder that jobs may read from, besides the current one (can be repeated)
+    #[arg(long, value_name = "PATH")]
+    allow: Vec<PathBuf>,
+}
+
+/// Runs the command line. Errors go to standard error with a hint.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_log(&cli) {
+        return fail(&error);
+    }
+    let result = match cli.command {
+        Command::Coordinator(args) => coordinator(&args),
+        Command::Worker(args) => worker(&args),
+        Command::Local(args) => run_local(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the place where a person reads why it ended")]
+fn fail(error: &Explained) -> ExitCode {
+    eprintln!("error: {error}");
+    if let Some(expected) = &error.expected {
+        eprintln!("  expected: {expected}");
+    }
+    if let Some(hint) = &error.hint {
+        eprintln!("\nhint: {hint}");
+    }
+    ExitCode::FAILURE
+}
+
+fn start_log(cli: &Cli) -> Result<(), Explained> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).map_err(|error| {
+        Explained::new(format!("`{}` is no filter: {error}", cli.log))
+            .at("--log")
+            .expected("for example `info` or `ptv2_daemon=debug`")
+    })?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Explained> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .build()
+        .map_err(|error| Explained::from_error(&error))
+}
+
+/// Ends when the process is asked to.
+async fn asked_to_stop(shutdown: CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = match signal(SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => return tracing::warn!(%error, "SIGTERM cannot be waited for"),
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+        () = shutdown.cancelled() => {}
+    }
+    shutdown.cancel();
+}
+
+fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
+    let config = CoordinatorConfig::read(&args.config)?;
+    runtime()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(asked_to_stop(shutdown.clone()));
+        Coordinator::open(&config, &shutdown).await?.run().await
+    })
+}
+
+fn run_local(args: LocalArgs) -> Result<(), Explained> {
+    let mut roots = vec![PathBuf::from(".")];
+    roots.extend(args.allow);
+    let config = CoordinatorConfig {
+        listen: args.listen,
+        insecure_listen: args.insecure_listen,
+        state: args.state,
+        roots,
+        ..CoordinatorConfig::default()
+    };
+    let (Device::Auto | Device::Cpu) = args.device;
+    runtime()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(asked_to_stop(shutdown.clone()));
+        local::run(&config, (args.workers, args.threads), &shutdown).await
+    })
+}
+
+#[cfg(feature = "torch")]
+fn worker(args: &WorkerArgs) -> Result<(), Explained> {
+    let config = worker_config(args);
+    crate::worker::prepare_process()?;
+    runtime()?.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(asked_to_stop(shutdown.clone()));
+        crate::worker::run(config, shutdown).await
+    })
+}
+
+#[cfg(not(feature = "torch"))]
+fn worker(args: &WorkerArgs) -> Result<(), Explained> {
+    let config = worker_config(args);
+    Err(Explained::new(format!("this build cannot work for {}", config.coordinator))
+        .expected("a build with the feature `torch`, which is on by default"))
+}
+
+fn worker_config(args: &WorkerArgs) -> WorkerConfig {
+    let (Device::Auto | Device::Cpu) = args.device;
+    WorkerConfig {
+        coordinator: args.coordinator.clone(),
+        token_file: args.token_file.clone(),
+        threads: args.threads,
+        reduce_listen: args.reduce_listen,
+        reduce_advertise: args.reduce_advertise,
+        waits: Waits::default(),
+        orphan_limit: args.orphan_limit,
+        exit_with_parent: args.exit_with_parent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,96 @@
+//! What the ranks of a generation do together. One trait, one conformance suite, one file a transport.
+
+pub mod tcp;
+#[cfg(test)]
+mod tests;
+
+use crate::numerics::tree::Node;
+use std::sync::Arc;
+
+/// A group operation failed. After it the group is of no more use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CollectiveError {
+    /// This rank lacks what that peer should have sent. The caller reports the peer.
+    #[error("rank {rank} is lost: {detail}")]
+    PeerLost {
+        /// The peer.
+        rank: u32,
+        /// What was seen.
+        detail: String,
+    },
+    /// The group was aborted from this side. The caller leaves.
+    #[error("the group was aborted")]
+    Aborted,
+    /// A peer sent something that does not fit the operation, which means a defect.
+    #[error("rank {rank} broke the protocol: {detail}")]
+    Protocol {
+        /// The peer.
+        rank: u32,
+        /// What was wrong.
+        detail: String,
+    },
+}
+
+/// What a group operation gives.
+pub type Result<T> = std::result::Result<T, CollectiveError>;
+
+/// The group of one generation, seen from one rank. All ranks call the same operations in the same
+/// order; each operation blocks until its result is complete.
+pub trait Collective: Send {
+    /// This rank.
+    fn rank(&self) -> u32;
+
+    /// Number of ranks.
+    fn world(&self) -> u32;
+
+    /// Sums the ranks' partial sums over the slices of a batch in tree order.
+    ///
+    /// `parts` are this rank's partial sums, each as long as `out`; those of all ranks tile
+    /// `0..slices`. `stamp` is any number; all ranks' stamps come back, by rank.
+    ///
+    /// # Errors
+    /// As [`CollectiveError`] says; `out` then holds nothing of use.
+    fn reduce(
+        &mut self,
+        step: u64,
+        slices: u32,
+        parts: &[(Node, Vec<f32>)],
+        stamp: u64,
+        out: &mut [f32],
+    ) -> Result<Vec<u64>>;
+
+    /// Gives each rank the bytes of all ranks, by rank.
+    ///
+    /// # Errors
+    /// As [`CollectiveError`] says.
+    fn all_gather_bytes(&mut self, step: u64, own: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Sends `bytes` from the rank `source` to the `receivers`. Gives them to a receiver, `None` to
+    /// every other rank.
+    ///
+    /// # Errors
+    /// As [`CollectiveError`] says.
+    fn transfer_state(
+        &mut self,
+        step: u64,
+        source: u32,
+        receivers: &[u32],
+        bytes: &[u8],
+    ) -> Result<Option<Vec<u8>>>;
+
+    /// Whether the group was aborted from this side.
+    fn is_aborted(&self) -> bool;
+}
+
+/// Ends a group from another thread: whatever blocks in it returns [`CollectiveError::Aborted`].
+#[derive(Debug, Clone, Default)]
+pub struct AbortHandle {
+    shared: Arc<tcp::Shared>,
+}
+
+impl AbortHandle {
+    /// Ends the group. Later calls do nothing.
+    pub fn abort(&self) {
+        self.shared.abort();
+    }
+}

@@ -1,0 +1,193 @@
+//! The conformance suite that every transport must pass, and what is TCP's own.
+
+use super::tcp::{GroupSpec, Listener, Peer, Waits};
+use super::{AbortHandle, Collective, CollectiveError};
+use crate::numerics::batches::deal;
+use crate::numerics::tree::{Node, covering, sum};
+use ptv2_common::ids::WorkerId;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+const SLICES: u32 = 7;
+const ELEMENTS: usize = 1003;
+
+fn waits() -> Waits {
+    Waits {
+        join: Duration::from_secs(20),
+        progress: Duration::from_secs(10),
+        patience: Duration::from_secs(20),
+    }
+}
+
+fn listeners(world: u32) -> Vec<Listener> {
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    (0..world).map(|_| Listener::bind(local).unwrap()).collect()
+}
+
+fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
+    let peer = |(rank, listener): (usize, &Listener)| Peer {
+        worker: WorkerId(format!("w{rank}")),
+        address: listener.address(),
+    };
+    GroupSpec {
+        job: "j1".into(),
+        generation: 3,
+        rank,
+        peers: listeners.iter().enumerate().map(peer).collect(),
+        key: key.to_vec(),
+        longest_frame: 1 << 24,
+        waits: waits(),
+    }
+}
+
+/// Runs `each` on every rank of a group, each on a thread of its own.
+fn on_all<T: Send>(
+    world: u32,
+    each: impl Fn(u32, Box<dyn Collective>, AbortHandle) -> T + Sync,
+) -> Vec<T> {
+    let listeners = listeners(world);
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = (0..world)
+            .map(|rank| {
+                let (listeners, each) = (&listeners, &each);
+                scope.spawn(move || {
+                    let abort = AbortHandle::default();
+                    let spec = spec(listeners, rank, b"key");
+                    let group = listeners[rank as usize].join(&spec, &abort).unwrap();
+                    each(rank, Box::new(group), abort)
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn values(slice: u32) -> Vec<f32> {
+    (0..ELEMENTS).map(|at| 1.0 / (1.0 + at as f32) + 0.37_f32.powi(slice as i32)).collect()
+}
+
+fn parts(rank: u32, weights: &[f64]) -> Vec<(Node, Vec<f32>)> {
+    let run = deal(&[1.0; SLICES as usize], weights)[rank as usize].clone();
+    covering(SLICES, &run).into_iter().map(|node| (node, sum(node, &mut values))).collect()
+}
+
+#[test]
+fn a_reduction_gives_the_trees_bits_on_every_world() {
+    let expected = sum(Node::root(SLICES), &mut values);
+    for weights in [&[1.0][..], &[1.0; 2], &[3.0, 1.0, 1.0], &[1.0; 4], &[9.0, 1.0, 1.0, 1.0, 1.0]] {
+        let world = u32::try_from(weights.len()).unwrap();
+        let found = on_all(world, |rank, mut group, _| {
+            let mut out = vec![0.0; ELEMENTS];
+            let mut stamps = Vec::new();
+            for step in 0..3 {
+                let stamp = step * 10 + u64::from(rank);
+                stamps = group.reduce(step, SLICES, &parts(rank, weights), stamp, &mut out).unwrap();
+            }
+            (out, stamps)
+        });
+        for (out, stamps) in found {
+            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+            assert_eq!(stamps, (0..u64::from(world)).map(|rank| 20 + rank).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn bytes_and_states_reach_whom_they_are_for() {
+    for world in 1..=5_u32 {
+        let found = on_all(world, |rank, mut group, _| {
+            let own = vec![u8::try_from(rank).unwrap(); rank as usize];
+            let all = group.all_gather_bytes(1, &own).unwrap();
+            let receivers: Vec<u32> = (1..world).filter(|rank| rank % 2 == 0).collect();
+            let state = group.transfer_state(2, world - 1, &receivers, b"state").unwrap();
+            (all, state)
+        });
+        for (rank, (all, state)) in (0..).zip(found) {
+            for (of, bytes) in (0..).zip(all) {
+                assert_eq!(bytes, vec![of; usize::from(of)]);
+            }
+            let receives = rank > 0 && rank % 2 == 0 && rank != world - 1;
+            assert_eq!(state.is_some(), receives, "rank {rank} of {world}");
+        }
+    }
+}
+
+/// Two ranks that write more than any socket buffer holds to each other.
+#[test]
+fn large_buffers_cross_without_a_deadlock() {
+    const LARGE: usize = 6_000_000 / 4;
+    let found = on_all(2, |rank, mut group, _| {
+        let own = vec![(Node { start: rank, end: rank + 1 }, vec![1.0 + rank as f32; LARGE])];
+        let mut out = vec![0.0; LARGE];
+        group.reduce(0, 2, &own, 0, &mut out).unwrap();
+        out
+    });
+    assert!(found.iter().flatten().all(|value| *value == 3.0));
+}
+
+#[test]
+fn a_lost_peer_is_named() {
+    let found = on_all(3, |rank, mut group, _| {
+        if rank == 1 {
+            return None; // Dropping the group closes its connections, as a dead process does.
+        }
+        let mut out = vec![0.0; ELEMENTS];
+        Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), 0, &mut out).unwrap_err())
+    });
+    let named = |error: &CollectiveError| matches!(error, CollectiveError::PeerLost { .. });
+    assert!(found.iter().flatten().all(named), "{found:?}");
+    let first = found[0].clone().unwrap();
+    assert!(matches!(first, CollectiveError::PeerLost { rank: 1 | 2, .. }), "{first:?}");
+}
+
+#[test]
+fn an_abort_ends_a_wait() {
+    let found = on_all(2, |rank, mut group, abort| {
+        if rank == 1 {
+            // Keeps its side open until rank 0 has given up.
+            return group.all_gather_bytes(0, b"").map(drop);
+        }
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let mut out = vec![0.0; ELEMENTS];
+                let parts = parts(rank, &[1.0; 2]);
+                group.transfer_state(0, 1, &[0], b"").map(drop)?;
+                group.reduce(0, SLICES, &parts, 0, &mut out).map(drop)
+            });
+            abort.abort();
+            waiting.join().unwrap()
+        })
+    });
+    assert_eq!(found[0], Err(CollectiveError::Aborted));
+}
+
+#[test]
+fn operations_out_of_step_are_refused() {
+    let found = on_all(2, |rank, mut group, _| {
+        group.all_gather_bytes(u64::from(rank), b"x").map(drop).unwrap_err()
+    });
+    let refused = |error: &CollectiveError| matches!(error, CollectiveError::Protocol { .. });
+    assert!(found.iter().any(refused), "{found:?}");
+}
+
+#[test]
+fn a_member_without_the_key_is_not_met() {
+    let listeners = listeners(2);
+    let short = Waits { join: Duration::from_secs(2), ..waits() };
+    let join = |rank: u32, key: &[u8]| {
+        let spec = GroupSpec { waits: short.clone(), ..spec(&listeners, rank, key) };
+        listeners[rank as usize].join(&spec, &AbortHandle::default()).map(drop)
+    };
+    std::thread::scope(|scope| {
+        let honest = scope.spawn(|| join(0, b"key"));
+        let stranger = scope.spawn(|| join(1, b"other"));
+        let lost = |rank: u32, found: Result<(), CollectiveError>| {
+            assert!(
+                matches!(&found, Err(CollectiveError::PeerLost { rank: named, .. }) if *named == rank),
+                "{found:?}"
+            );
+        };
+        lost(1, honest.join().unwrap());
+        lost(0, stranger.join().unwrap());
+    });
+}

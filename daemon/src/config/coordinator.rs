@@ -1,0 +1,114 @@
+//! The coordinator's configuration.
+
+use super::{DEFAULT_LISTEN, DEFAULT_STATE};
+use crate::coordinator::run::Limits;
+use ptv2_common::error::Explained;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// The coordinator's configuration file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoordinatorConfig {
+    /// Address of the API and of the workers' sessions.
+    pub listen: SocketAddr,
+    /// Whether an address that other machines reach may be listened on, although what is said there
+    /// is not encrypted: tokens and data can be read on the way.
+    pub insecure_listen: bool,
+    /// Folder of the journal, the tokens and the lock. One coordinator a folder.
+    pub state: PathBuf,
+    /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
+    /// folder. Workers must reach it too.
+    pub store: Option<String>,
+    /// Folders that jobs may read data, backbones and adapters from.
+    pub roots: Vec<PathBuf>,
+    /// Bounds on waits and sizes.
+    pub limits: Limits,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            listen: DEFAULT_LISTEN.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7341))),
+            insecure_listen: false,
+            state: DEFAULT_STATE.into(),
+            store: None,
+            roots: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl CoordinatorConfig {
+    /// Reads a configuration file. Relative folders are meant from the current folder.
+    ///
+    /// # Errors
+    /// Names the file, and the key and line where it is wrong.
+    pub fn read(path: &Path) -> Result<Self, Explained> {
+        let at = |error: Explained| error.at(path.display().to_string());
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            at(Explained::new(format!("the configuration cannot be read: {error}")))
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|error| {
+            at(Explained::new(format!("the configuration is refused: {error}")))
+        })?;
+        config.check().map_err(at)?;
+        Ok(config)
+    }
+
+    /// Refuses what would be unsafe.
+    ///
+    /// # Errors
+    /// For an address that other machines reach without the flag that allows it.
+    pub fn check(&self) -> Result<(), Explained> {
+        if self.listen.ip().is_loopback() || self.insecure_listen {
+            return Ok(());
+        }
+        Err(Explained::new(format!("`listen` is {}, which other machines reach", self.listen))
+            .at("listen")
+            .expected("a loopback address, or `insecure_listen` (`--insecure-listen`)")
+            .hint("what is said there is not encrypted; allow it on a trusted network only"))
+    }
+
+    /// URL of the artifact store in effect.
+    ///
+    /// # Errors
+    /// When the current folder cannot be told.
+    pub fn store_url(&self) -> Result<String, Explained> {
+        if let Some(store) = &self.store {
+            return Ok(store.clone());
+        }
+        let folder = std::path::absolute(self.state.join("store"))
+            .map_err(|error| Explained::from_error(&error))?;
+        url::Url::from_file_path(&folder)
+            .map(|url| url.to_string())
+            .map_err(|()| Explained::new(format!("{} is no path of a URL", folder.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_machines_are_kept_out_unless_allowed() {
+        let config =
+            CoordinatorConfig { listen: ([0, 0, 0, 0], 7341).into(), ..CoordinatorConfig::default() };
+        assert!(config.check().unwrap_err().expected.unwrap().contains("--insecure-listen"));
+        assert!(CoordinatorConfig { insecure_listen: true, ..config }.check().is_ok());
+        assert!(CoordinatorConfig::default().check().is_ok());
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "listne = \"127.0.0.1:1\"").unwrap();
+        let error = CoordinatorConfig::read(&path).unwrap_err();
+        assert!(error.what.contains("listne"), "{error:?}");
+        std::fs::write(&path, "[limits]\nheartbeat_timeout = \"3s\"").unwrap();
+        let limits = CoordinatorConfig::read(&path).unwrap().limits;
+        assert_eq!(limits.heartbeat_timeout, std::time::Duration::from_secs(3));
+    }
+}

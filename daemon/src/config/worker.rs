@@ -1,0 +1,27 @@
+//! A worker's configuration. It has no file: its few keys are command-line options.
+
+use crate::collective::tcp::Waits;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a worker is started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// The coordinator's URL, `http://host:port`.
+    pub coordinator: String,
+    /// File with the workers' token.
+    pub token_file: PathBuf,
+    /// Compute threads. Each computes whole slices alone.
+    pub threads: u32,
+    /// Where peers reach this worker's reduction. Port 0: any free one.
+    pub reduce_listen: SocketAddr,
+    /// The address that peers are told, where it differs from the one listened on.
+    pub reduce_advertise: Option<SocketAddr>,
+    /// Bounds on waits for peers.
+    pub waits: Waits,
+    /// Without a coordinator for this long, the worker writes a checkpoint and ends.
+    pub orphan_limit: Duration,
+    /// Whether to end when standard input does: set by a parent that wants no orphans.
+    pub exit_with_parent: bool,
+}

@@ -1,0 +1,90 @@
+//! Checkpoints of a job and their files.
+
+use super::Shared;
+use super::problem::Refusal;
+use crate::checkpoint::read;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use object_store::ObjectStoreExt;
+use ptv2_common::api::{Checkpoint, CheckpointFiles};
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::manifest::{CheckpointManifest, data_key};
+
+/// A job's checkpoints, oldest first.
+#[utoipa::path(get, path = "/v1/jobs/{job}/checkpoints", params(("job" = String, Path)),
+    responses((status = 200, body = Vec<Checkpoint>)))]
+pub(super) async fn list(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<Vec<Checkpoint>>, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    let found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
+    Ok(Json(found.iter().map(|(key, manifest)| read::summary(key, manifest)).collect()))
+}
+
+/// The files of a job's `best` or `last` checkpoint, or of that of a step.
+#[utoipa::path(get, path = "/v1/jobs/{job}/checkpoints/{which}",
+    params(("job" = String, Path), ("which" = String, Path, description = "best, last or a step")),
+    responses((status = 200, body = CheckpointFiles), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn files(
+    State(edge): State<Shared>,
+    Path((job, which)): Path<(String, String)>,
+) -> Result<Json<CheckpointFiles>, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    let mut found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
+    let place = position(&found, &which)?;
+    let Some(place) = place else {
+        let steps: Vec<String> = found.iter().map(|(_, one)| one.step.to_string()).collect();
+        let known = if steps.is_empty() { "none yet".into() } else { steps.join(", ") };
+        return Err(Refusal::not_found(
+            Explained::new(format!("job {id} has no checkpoint `{which}`"))
+                .expected(format!("best, last, or one of the steps: {known}"))
+                .hint("`ptv2ctl checkpoints` lists them; the first comes with the first evaluation"),
+        ));
+    };
+    let (key, manifest) = found.swap_remove(place);
+    Ok(Json(CheckpointFiles {
+        job: id.to_string(),
+        store: edge.store_url.clone(),
+        checkpoint: read::summary(&key, &manifest),
+        files: manifest.files,
+    }))
+}
+
+fn position(
+    found: &[(String, CheckpointManifest)],
+    which: &str,
+) -> Result<Option<usize>, Refusal> {
+    match which {
+        "best" => Ok(found.iter().rposition(|(_, manifest)| manifest.is_best)),
+        "last" => Ok(found.len().checked_sub(1)),
+        step => {
+            let step: u64 = step.parse().map_err(|_| {
+                Refusal::malformed(format!("`{step}` is neither best, last nor a step"))
+            })?;
+            Ok(found.iter().rposition(|(_, manifest)| manifest.step == step))
+        }
+    }
+}
+
+/// The bytes of a file, by its hash.
+#[utoipa::path(get, path = "/v1/jobs/{job}/data/{sha256}",
+    params(("job" = String, Path), ("sha256" = String, Path)),
+    responses((status = 200, content_type = "application/octet-stream")))]
+pub(super) async fn data(
+    State(edge): State<Shared>,
+    Path((job, sha256)): Path<(String, String)>,
+) -> Result<Body, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(Refusal::malformed(format!("`{sha256}` is no SHA-256 in hexadecimal")));
+    }
+    let key = data_key(&id, &sha256);
+    let object = edge.store.get(&object_store::path::Path::from(key.as_str())).await;
+    let object = object.map_err(|error| {
+        Refusal::not_found(Explained::from_error(&error).at(key).hint("list the checkpoints again"))
+    })?;
+    Ok(Body::from_stream(object.into_stream()))
+}

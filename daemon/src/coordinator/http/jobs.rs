@@ -1,0 +1,137 @@
+//! Submit, plan, list, status, cancel, metrics.
+
+use super::Shared;
+use super::problem::Refusal;
+use crate::clock;
+use crate::coordinator::driver::Question;
+use crate::coordinator::idempotency::{self, Claim};
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::plan::Plan;
+use serde::Deserialize;
+use std::sync::Arc;
+
+/// Submits a job.
+#[utoipa::path(post, path = "/v1/jobs", request_body = SubmitRequest, responses(
+    (status = 201, body = JobStatus), (status = 200, body = JobStatus, description = "a repeated key"),
+    (status = 422, body = ptv2_common::api::Problem), (status = 409, body = ptv2_common::api::Problem),
+))]
+pub(super) async fn submit(
+    State(edge): State<Shared>,
+    body: Result<Json<SubmitRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
+    let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
+    let acceptance = Arc::clone(&edge.acceptance);
+    let spec = request.spec;
+    let mut random = [0; 5];
+    getrandom::fill(&mut random)
+        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
+    let id = JobId::from_random(random);
+    let checked =
+        tokio::task::spawn_blocking(move || acceptance.accept(spec, id, clock::unix_ms())).await;
+    let mut record = checked
+        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
+        .map_err(Refusal::spec)?;
+    if let Some(key) = request.idempotency_key {
+        match idempotency::claim(&edge.store, &key, &record).await {
+            Ok(Claim::First) => {}
+            Ok(Claim::Repeated(first)) => {
+                let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
+                if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
+                    return Ok((StatusCode::OK, Json(job)));
+                }
+                // The first submit died between its key and its journal: this one takes its place.
+                record.id = first;
+            }
+            Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
+            Err(error) => return Err(Refusal::unavailable(error)),
+        }
+    }
+    let accepted = edge.ask(|reply| Question::Submit(Box::new(record), reply)).await?;
+    Ok((StatusCode::CREATED, Json(accepted.map_err(Refusal::unavailable)?)))
+}
+
+/// Says what a submit would do.
+#[utoipa::path(post, path = "/v1/plan", request_body = SubmitRequest,
+    responses((status = 200, body = Plan), (status = 422, body = ptv2_common::api::Problem)))]
+pub(super) async fn plan(
+    State(edge): State<Shared>,
+    body: Result<Json<SubmitRequest>, JsonRejection>,
+) -> Result<Json<Plan>, Refusal> {
+    let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
+    let acceptance = Arc::clone(&edge.acceptance);
+    let id = JobId("plan".into());
+    let checked =
+        tokio::task::spawn_blocking(move || acceptance.accept(request.spec, id, 0)).await;
+    let record = checked
+        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
+        .map_err(Refusal::spec)?;
+    Ok(Json(record.plan))
+}
+
+/// Which jobs to list.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    /// Only those of this state.
+    state: Option<JobState>,
+    /// Only those of this task.
+    task: Option<String>,
+    /// At most so many, newest first.
+    limit: Option<usize>,
+}
+
+/// Lists jobs, newest first.
+#[utoipa::path(get, path = "/v1/jobs", params(Filter),
+    responses((status = 200, body = Vec<JobStatus>)))]
+pub(super) async fn list(
+    State(edge): State<Shared>,
+    Query(filter): Query<Filter>,
+) -> Result<Json<Vec<JobStatus>>, Refusal> {
+    let jobs = edge.ask(Question::Jobs).await?;
+    let wanted = |job: &JobStatus| {
+        filter.state.is_none_or(|state| job.state == state)
+            && filter.task.as_ref().is_none_or(|task| job.task == *task)
+    };
+    let limit = filter.limit.unwrap_or(1000);
+    Ok(Json(jobs.into_iter().filter(wanted).take(limit).collect()))
+}
+
+/// A job's status.
+#[utoipa::path(get, path = "/v1/jobs/{job}", params(("job" = String, Path)),
+    responses((status = 200, body = JobStatus), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn status(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<JobStatus>, Refusal> {
+    Ok(Json(edge.find(job).await?))
+}
+
+/// Cancels a job. One that has ended stays as it is.
+#[utoipa::path(post, path = "/v1/jobs/{job}/cancel", params(("job" = String, Path)),
+    responses((status = 200, body = JobStatus), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn cancel(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<JobStatus>, Refusal> {
+    let found = edge.find(job).await?;
+    let id = JobId(found.id.clone());
+    let status = edge.ask(|reply| Question::Cancel(id, reply)).await?;
+    Ok(Json(status.unwrap_or(found)))
+}
+
+/// A job's steps and evaluations.
+#[utoipa::path(get, path = "/v1/jobs/{job}/metrics", params(("job" = String, Path)),
+    responses((status = 200, body = Vec<MetricsRow>), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn metrics(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<Vec<MetricsRow>>, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    Ok(Json(edge.journal.metrics(&id).await.map_err(Refusal::internal)?))
+}

@@ -1,0 +1,118 @@
+//! The HTTP edge. Routes and types stand in `ptv2_common::api`; each handler asks the driver or the
+//! journal and turns the answer into JSON.
+
+mod auth;
+mod checkpoints;
+mod jobs;
+mod metrics;
+mod openapi;
+mod problem;
+mod session;
+mod streams;
+mod workers;
+
+pub use auth::Tokens;
+
+use super::accept::Acceptance;
+use super::driver::{Doors, Input, Question};
+use super::journal::Journal;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use problem::Refusal;
+use ptv2_common::api::JobStatus;
+use ptv2_common::storage::Store;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// Longest body of a request, in bytes.
+const LONGEST_BODY: usize = 1 << 20;
+
+/// What the handlers share.
+pub struct Edge {
+    /// Ways into the driver.
+    pub doors: Doors,
+    /// Events, logs and metrics.
+    pub journal: Journal,
+    /// The artifact store.
+    pub store: Store,
+    /// Its URL, for `pull --direct`.
+    pub store_url: String,
+    /// Who may ask what.
+    pub tokens: Tokens,
+    /// Checks submits.
+    pub acceptance: Arc<Acceptance>,
+    /// Ends the streams.
+    pub shutdown: CancellationToken,
+}
+
+/// What each handler gets.
+type Shared = Arc<Edge>;
+
+/// The routes.
+pub fn router(edge: Edge) -> Router {
+    let edge: Shared = Arc::new(edge);
+    let user = Router::new()
+        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
+        .route("/v1/plan", post(jobs::plan))
+        .route("/v1/jobs/{job}", get(jobs::status))
+        .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{job}/metrics", get(jobs::metrics))
+        .route("/v1/jobs/{job}/events", get(streams::events))
+        .route("/v1/jobs/{job}/events/stream", get(streams::follow_events))
+        .route("/v1/jobs/{job}/logs", get(streams::logs))
+        .route("/v1/jobs/{job}/logs/stream", get(streams::follow_logs))
+        .route("/v1/jobs/{job}/checkpoints", get(checkpoints::list))
+        .route("/v1/jobs/{job}/checkpoints/{which}", get(checkpoints::files))
+        .route("/v1/jobs/{job}/data/{sha256}", get(checkpoints::data))
+        .route("/v1/workers", get(workers::list))
+        .route("/v1/workers/{worker}/drain", post(workers::drain))
+        .route("/v1/openapi.json", get(openapi::document))
+        .route("/metrics", get(metrics::scrape))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::user));
+    let worker = Router::new()
+        .route("/v1/session", get(session::open))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::worker));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .merge(user)
+        .merge(worker)
+        .fallback(problem::no_such_route)
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .with_state(edge)
+}
+
+/// Answers as long as the process serves.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "it serves")))]
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+impl Edge {
+    /// Asks the driver.
+    async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.doors.inputs.send(Input::Asked(question(reply))).await;
+        if sent.is_err() {
+            return Err(Refusal::stopping());
+        }
+        answer.await.map_err(|_| Refusal::stopping())
+    }
+
+    /// The one job that a text means.
+    async fn find(&self, text: String) -> Result<JobStatus, Refusal> {
+        let mut found = self.ask(|reply| Question::Find(text.clone(), reply)).await?;
+        match (found.pop(), found.is_empty()) {
+            (Some(job), true) => Ok(job),
+            (None, _) => Err(Refusal::no_such_job(&text)),
+            (Some(job), false) => {
+                let ids: Vec<&str> = found.iter().chain([&job]).map(|job| job.id.as_str()).collect();
+                Err(Refusal::ambiguous(&text, &ids))
+            }
+        }
+    }
+}

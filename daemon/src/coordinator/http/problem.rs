@@ -1,0 +1,97 @@
+//! Errors as `application/problem+json`.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, Uri, header::CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use ptv2_common::api::Problem;
+use ptv2_common::error::Explained;
+
+/// A refused request.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    code: &'static str,
+    error: Explained,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, error: Explained) -> Self {
+        Self { status, code, error }
+    }
+
+    /// The spec cannot be accepted as it is.
+    pub(super) fn spec(error: Explained) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused_spec", error)
+    }
+
+    /// The request itself is malformed.
+    pub(super) fn malformed(what: impl Into<String>) -> Self {
+        let error = Explained::new(what).hint("GET /v1/openapi.json describes every request");
+        Self::new(StatusCode::BAD_REQUEST, "malformed", error)
+    }
+
+    pub(super) fn no_such_job(text: &str) -> Self {
+        let error = Explained::new(format!("there is no job `{text}`"))
+            .expected("a job's id, the beginning of one, or a name")
+            .hint("`ptv2ctl status` lists the jobs");
+        Self::new(StatusCode::NOT_FOUND, "no_such_job", error)
+    }
+
+    pub(super) fn ambiguous(text: &str, ids: &[&str]) -> Self {
+        let error = Explained::new(format!("`{text}` means {} jobs: {}", ids.len(), ids.join(", ")))
+            .hint("give the id of one of them");
+        Self::new(StatusCode::NOT_FOUND, "ambiguous_job", error)
+    }
+
+    pub(super) fn not_found(error: Explained) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", error)
+    }
+
+    pub(super) fn no_token() -> Self {
+        let error = Explained::new("no valid token came with the request")
+            .expected("`Authorization: Bearer TOKEN`")
+            .hint("the coordinator's token lies in its state folder; name it by PTV2_TOKEN_FILE");
+        Self::new(StatusCode::UNAUTHORIZED, "not_permitted", error)
+    }
+
+    pub(super) fn conflict(error: Explained) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", error)
+    }
+
+    /// It may work later.
+    pub(super) fn unavailable(error: Explained) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error)
+    }
+
+    pub(super) fn stopping() -> Self {
+        Self::unavailable(Explained::new("the coordinator is stopping").hint("try again"))
+    }
+
+    /// Something failed on this side.
+    pub(super) fn internal(error: Explained) -> Self {
+        tracing::error!(%error, "a request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            status: self.status.as_u16(),
+            code: self.code.into(),
+            error: self.error,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+pub(super) async fn no_such_route(uri: Uri) -> Refusal {
+    Refusal::not_found(
+        Explained::new(format!("there is nothing at {}", uri.path()))
+            .hint("GET /v1/openapi.json lists the routes"),
+    )
+}

@@ -1,0 +1,113 @@
+//! A worker's WebSocket: messages in both directions until either side ends it.
+
+use super::Shared;
+use crate::coordinator::driver::{Input, MESSAGES_WAITING};
+use axum::extract::State;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::response::Response;
+use ptv2_common::ids::WorkerId;
+use ptv2_common::session::{FromWorker, Hello, ToWorker};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Longest message, in bytes: a report of many steps.
+const LONGEST_MESSAGE: usize = 4 << 20;
+/// A worker must say who it is within this time.
+const HELLO: Duration = Duration::from_secs(10);
+/// A message must be taken by the network within this time.
+const SENDING: Duration = Duration::from_secs(20);
+
+/// Numbers connections, so that the end of an old one is not taken for that of a new one.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+
+pub(super) async fn open(State(edge): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
+    upgrade.max_message_size(LONGEST_MESSAGE).on_upgrade(move |socket| serve(edge, socket))
+}
+
+async fn serve(edge: Shared, mut socket: WebSocket) {
+    let hello = match tokio::time::timeout(HELLO, socket.recv()).await {
+        Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
+            Ok(FromWorker::Hello(hello)) => hello,
+            Ok(_) => return close(socket, "the first message must be `hello`").await,
+            Err(error) => return close(socket, &error.to_string()).await,
+        },
+        Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
+    };
+    let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+    let (outbox, messages) = mpsc::channel(MESSAGES_WAITING);
+    let worker = hello.worker.clone();
+    tracing::info!(%worker, host = hello.host, device = hello.device, "a worker connected");
+    let connected = Input::Connected { hello: Box::<Hello>::new(hello), connection, outbox };
+    if edge.doors.inputs.send(connected).await.is_err() {
+        return;
+    }
+    let why = talk(&edge, socket, messages, (&worker, connection)).await;
+    tracing::info!(%worker, why, "a worker's connection ended");
+    // The loop has ended: there is nobody to tell.
+    drop(edge.doors.inputs.send(Input::Disconnected { worker, connection }).await);
+}
+
+async fn talk(
+    edge: &Shared,
+    mut socket: WebSocket,
+    mut messages: mpsc::Receiver<ToWorker>,
+    (worker, connection): (&WorkerId, u64),
+) -> String {
+    loop {
+        tokio::select! {
+            message = messages.recv() => {
+                let Some(message) = message else {
+                    close(socket, "the coordinator ended the session").await;
+                    return "ended from here".into();
+                };
+                let text = match serde_json::to_string(&message) {
+                    Ok(text) => text,
+                    Err(error) => return error.to_string(),
+                };
+                match tokio::time::timeout(SENDING, socket.send(Message::Text(text.into()))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => return error.to_string(),
+                    Err(_) => return "it took no message in time".into(),
+                }
+            }
+            received = socket.recv() => {
+                let message = match received {
+                    Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
+                        Ok(message) => message,
+                        Err(error) => {
+                            let why = format!("a message cannot be read: {error}");
+                            close(socket, &why).await;
+                            return why;
+                        }
+                    },
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    Some(Ok(Message::Binary(_) | Message::Close(_))) | None => {
+                        return "closed by the worker".into();
+                    }
+                    Some(Err(error)) => return error.to_string(),
+                };
+                let worker = worker.clone();
+                let said = Input::Said { worker, connection, message: Box::new(message) };
+                if edge.doors.inputs.send(said).await.is_err() {
+                    return "the coordinator stops".into();
+                }
+            }
+            () = edge.shutdown.cancelled() => {
+                close(socket, "the coordinator stops").await;
+                return "the coordinator stops".into();
+            }
+        }
+    }
+}
+
+async fn close(mut socket: WebSocket, why: &str) {
+    // A close frame's reason holds 123 bytes at most.
+    let mut reason: String = why.chars().take(100).collect();
+    while reason.len() > 123 {
+        reason.pop();
+    }
+    let frame = CloseFrame { code: close_code::POLICY, reason: reason.into() };
+    // The other side may have gone already.
+    drop(socket.send(Message::Close(Some(frame))).await);
+}

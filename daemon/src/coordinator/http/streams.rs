@@ -1,0 +1,169 @@
+//! Events and log lines, as lists and as server-sent events that go on where a reader left off.
+
+use super::Shared;
+use super::problem::Refusal;
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{self, KeepAlive, Sse};
+use futures_util::Stream;
+use ptv2_common::api::{Event, LogLine};
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use tokio::sync::watch;
+
+/// Where to go on.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct After {
+    /// Only what comes after this sequence number.
+    after: Option<u64>,
+}
+
+/// A job's events.
+#[utoipa::path(get, path = "/v1/jobs/{job}/events", params(("job" = String, Path), After),
+    responses((status = 200, body = Vec<Event>), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn events(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+    Query(query): Query<After>,
+) -> Result<Json<Vec<Event>>, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    let found = edge.journal.events(&id, query.after.unwrap_or(0)).await;
+    Ok(Json(found.map_err(Refusal::internal)?))
+}
+
+/// A job's log.
+#[utoipa::path(get, path = "/v1/jobs/{job}/logs", params(("job" = String, Path), After),
+    responses((status = 200, body = Vec<LogLine>), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn logs(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+    Query(query): Query<After>,
+) -> Result<Json<Vec<LogLine>>, Refusal> {
+    let id = JobId(edge.find(job).await?.id);
+    let found = edge.journal.logs(&id, query.after.unwrap_or(0)).await;
+    Ok(Json(found.map_err(Refusal::internal)?))
+}
+
+/// What a follower reads.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    Events,
+    Logs,
+}
+
+/// A job's events as they happen; `end` follows the last.
+#[utoipa::path(get, path = "/v1/jobs/{job}/events/stream", params(("job" = String, Path), After),
+    responses((status = 200, content_type = "text/event-stream")))]
+pub(super) async fn follow_events(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+    Query(query): Query<After>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    follow(edge, job, (What::Events, query), headers).await
+}
+
+/// A job's log as it is written; `end` follows the last line.
+#[utoipa::path(get, path = "/v1/jobs/{job}/logs/stream", params(("job" = String, Path), After),
+    responses((status = 200, content_type = "text/event-stream")))]
+pub(super) async fn follow_logs(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+    Query(query): Query<After>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    follow(edge, job, (What::Logs, query), headers).await
+}
+
+/// A follower's place.
+struct Follower {
+    edge: Shared,
+    job: JobId,
+    what: What,
+    after: u64,
+    waiting: VecDeque<sse::Event>,
+    changes: watch::Receiver<u64>,
+    over: bool,
+}
+
+async fn follow(
+    edge: Shared,
+    job: String,
+    (what, query): (What, After),
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<sse::Event, Infallible>>>, Refusal> {
+    let job = JobId(edge.find(job).await?.id);
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let after = last.and_then(|id| id.parse().ok()).or(query.after).unwrap_or(0);
+    let changes = edge.doors.changes.clone();
+    let waiting = VecDeque::new();
+    let follower = Follower { edge, job, what, after, waiting, changes, over: false };
+    let stream = futures_util::stream::unfold(follower, |mut follower| async move {
+        follower.next().await.map(|event| (Ok(event), follower))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::default()))
+}
+
+impl Follower {
+    /// The next event: one that waits, or what a change brings. `None` ends the stream.
+    async fn next(&mut self) -> Option<sse::Event> {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            self.changes.mark_unchanged();
+            // Asked before reading: what is written after a job's end is not missed, but there is none.
+            let ended = match self.edge.find(self.job.to_string()).await {
+                Ok(job) => job.state.is_final(),
+                Err(_) => return None,
+            };
+            if let Err(error) = self.read().await {
+                tracing::warn!(job = %self.job, %error, "a stream ends: the journal cannot be read");
+                return None;
+            }
+            if !self.waiting.is_empty() {
+                continue;
+            }
+            if ended {
+                self.over = true;
+                return Some(sse::Event::default().event("end").data("{}"));
+            }
+            tokio::select! {
+                changed = self.changes.changed() => changed.ok()?,
+                () = self.edge.shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), Explained> {
+        let journal = &self.edge.journal;
+        let found: Vec<(u64, sse::Event)> = match self.what {
+            What::Events => {
+                let events = journal.events(&self.job, self.after).await?;
+                events.into_iter().map(|event| (event.seq, numbered(event.seq, &event))).collect()
+            }
+            What::Logs => {
+                let lines = journal.logs(&self.job, self.after).await?;
+                lines.into_iter().map(|line| (line.seq, numbered(line.seq, &line))).collect()
+            }
+        };
+        for (seq, event) in found {
+            self.after = seq;
+            self.waiting.push_back(event);
+        }
+        Ok(())
+    }
+}
+
+fn numbered(seq: u64, value: &impl Serialize) -> sse::Event {
+    let data = serde_json::to_string(value).unwrap_or_default();
+    sse::Event::default().id(seq.to_string()).data(data)
+}

@@ -1,0 +1,80 @@
+//! Idempotency keys: a create-only object ties a key to the first job that was submitted with it, so
+//! that a repeated submit finds that job even when the journal is gone.
+
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::job::JobRecord;
+use ptv2_common::manifest::idempotency_object;
+use ptv2_common::storage::{self, Put, Store, put_create, sha256};
+use serde::{Deserialize, Serialize};
+
+/// Whose keys they are. There is one principal until tokens have names.
+const PRINCIPAL: &str = "user";
+
+/// What a key means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is new and now this job's.
+    First,
+    /// It is the key of that job, of the same spec.
+    Repeated(JobId),
+    /// It is the key of another spec.
+    Conflict(Explained),
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyObject {
+    format: u32,
+    job: JobId,
+    spec_sha256: String,
+}
+
+/// Claims a key for a job.
+///
+/// # Errors
+/// Those of the store.
+pub async fn claim(store: &Store, key: &str, record: &JobRecord) -> Result<Claim, Explained> {
+    let object = idempotency_object(&sha256(format!("{PRINCIPAL}\0{key}").as_bytes()));
+    let at = |error: &dyn std::error::Error| Explained::from_error(error).at(object.clone());
+    let (job, spec_sha256) = (record.id.clone(), record.spec_sha256.clone());
+    let own = KeyObject { format: 1, job, spec_sha256 };
+    let bytes = serde_json::to_vec(&own).map_err(|error| at(&error))?;
+    let put = put_create(store, &object, bytes.into()).await.map_err(|error| at(&error))?;
+    if put == Put::Created {
+        return Ok(Claim::First);
+    }
+    let bytes = storage::get(store, &object).await.map_err(|error| at(&error))?;
+    let first: KeyObject = serde_json::from_slice(&bytes).map_err(|error| at(&error))?;
+    if first.spec_sha256 == own.spec_sha256 {
+        return Ok(Claim::Repeated(first.job));
+    }
+    Ok(Claim::Conflict(
+        Explained::new(format!(
+            "the idempotency key belongs to job {}, whose spec has SHA-256 {}",
+            first.job, first.spec_sha256
+        ))
+        .at("idempotency_key")
+        .expected(format!("the same spec; this one has SHA-256 {}", own.spec_sha256))
+        .hint("use another key for another job"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coordinator::run::tests::record;
+
+    #[tokio::test]
+    async fn a_key_belongs_to_the_first_spec() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = storage::open(folder.path().to_str().unwrap()).unwrap();
+        let first = record("j1", "1");
+        assert_eq!(claim(&store, "k", &first).await.unwrap(), Claim::First);
+        let again = claim(&store, "k", &record("j2", "1")).await.unwrap();
+        assert_eq!(again, Claim::Repeated(JobId("j1".into())));
+        let other = JobRecord { spec_sha256: "other".into(), ..record("j3", "1") };
+        let refused = claim(&store, "k", &other).await.unwrap();
+        assert!(matches!(refused, Claim::Conflict(_)), "{refused:?}");
+        assert_eq!(claim(&store, "l", &other).await.unwrap(), Claim::First);
+    }
+}

@@ -1,0 +1,118 @@
+//! Sets a coordinator up: its state folder, journal, store and address; then runs it.
+
+use super::accept::Acceptance;
+use super::driver::{Beginning, Driver};
+use super::http::{Edge, Tokens, router};
+use super::journal::Journal;
+use super::run::Cluster;
+use crate::config::CoordinatorConfig;
+use ptv2_common::error::Explained;
+use ptv2_common::storage;
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Open requests may end within this time after a stop.
+const ENDING: Duration = Duration::from_secs(5);
+
+/// A coordinator that listens, and is about to run.
+pub struct Coordinator {
+    listener: TcpListener,
+    address: SocketAddr,
+    driver: Driver,
+    edge: Edge,
+    state: PathBuf,
+    /// Held as long as the process lives: a second coordinator on the folder refuses.
+    _lock: File,
+}
+
+impl Coordinator {
+    /// Takes the state folder, reads the journal, opens the store and listens.
+    ///
+    /// # Errors
+    /// Names what is taken or cannot be read, and what to do.
+    pub async fn open(
+        config: &CoordinatorConfig,
+        shutdown: &CancellationToken,
+    ) -> Result<Self, Explained> {
+        config.check()?;
+        let state = config.state.clone();
+        let lock = take(&state)?;
+        let store_url = config.store_url()?;
+        let store = storage::open(&store_url)?;
+        let (journal, facts) = Journal::open(&state.join("journal.sqlite"))?;
+        let count = facts.len();
+        let (cluster, unstaged) = Cluster::replay(config.limits.clone(), facts);
+        let tokens = Tokens::open(&state)?;
+        let acceptance = Arc::new(Acceptance::new(config.roots.clone())?);
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            Explained::new(format!("{} cannot be listened on: {error}", config.listen))
+                .at("listen")
+                .hint("stop what listens there, or choose another with --listen")
+        })?;
+        let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
+        let beginning = Beginning {
+            cluster,
+            unstaged,
+            journal: journal.clone(),
+            store: store.clone(),
+            store_url: store_url.clone(),
+        };
+        let (driver, doors) = Driver::new(beginning);
+        let shutdown = shutdown.clone();
+        let edge = Edge { doors, journal, store, store_url, tokens, acceptance, shutdown };
+        tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
+        Ok(Self { listener, address, driver, edge, state, _lock: lock })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs until the shutdown that it was opened with.
+    ///
+    /// # Errors
+    /// When the journal can no longer be written.
+    pub async fn run(self) -> Result<(), Explained> {
+        let shutdown = self.edge.shutdown.clone();
+        // Clients and tests that started it on any free port find it here.
+        let place = self.state.join("address");
+        std::fs::write(&place, format!("http://{}\n", self.address))
+            .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
+        let stop = shutdown.clone();
+        let server = axum::serve(self.listener, router(self.edge))
+            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let server = tokio::spawn(async move { server.await });
+        let result = self.driver.run(shutdown.clone()).await;
+        shutdown.cancel();
+        if tokio::time::timeout(ENDING, server).await.is_err() {
+            tracing::info!("open requests are cut off");
+        }
+        drop(std::fs::remove_file(&place));
+        result
+    }
+}
+
+/// Makes the state folder, readable by its owner only, and takes its lock.
+fn take(state: &PathBuf) -> Result<File, Explained> {
+    use std::os::unix::fs::DirBuilderExt;
+    let at = |error: Explained| error.at(state.display().to_string());
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(state)
+        .map_err(|error| at(Explained::new(format!("the state folder cannot be made: {error}"))))?;
+    let lock = File::create(state.join("lock"))
+        .map_err(|error| at(Explained::new(format!("the state folder cannot be used: {error}"))))?;
+    lock.try_lock().map_err(|_| {
+        at(Explained::new("another coordinator uses this state folder"))
+            .expected("one coordinator a folder")
+            .hint("stop the other, or give another folder with --state")
+    })?;
+    Ok(lock)
+}

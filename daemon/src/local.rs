@@ -1,0 +1,100 @@
+//! `ptv2d local`: a coordinator in this process and workers as children of it.
+
+use crate::config::CoordinatorConfig;
+use crate::coordinator::serve::Coordinator;
+use ptv2_common::error::Explained;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A worker that ended is started again after this long.
+const RESTART: Duration = Duration::from_secs(1);
+/// A worker may take this long to end when asked.
+const ENDING: Duration = Duration::from_secs(10);
+
+/// Runs a coordinator and `workers` workers of `threads` threads until `shutdown`.
+///
+/// # Errors
+/// Those of the coordinator; and when this program cannot be started again as a worker.
+pub async fn run(
+    config: &CoordinatorConfig,
+    (workers, threads): (u32, u32),
+    shutdown: &CancellationToken,
+) -> Result<(), Explained> {
+    let coordinator = Coordinator::open(config, shutdown).await?;
+    let program = std::env::current_exe()
+        .map_err(|error| Explained::new(format!("this program's path is unknown: {error}")))?;
+    let worker = WorkerProcess {
+        program,
+        coordinator: format!("http://{}", coordinator.address()),
+        token_file: config.state.join("worker-token"),
+        threads,
+    };
+    let mut keepers = JoinSet::new();
+    for _ in 0..workers {
+        keepers.spawn(keep(worker.clone(), shutdown.clone()));
+    }
+    let result = coordinator.run().await;
+    shutdown.cancel();
+    while keepers.join_next().await.is_some() {}
+    result
+}
+
+#[derive(Clone)]
+struct WorkerProcess {
+    program: PathBuf,
+    coordinator: String,
+    token_file: PathBuf,
+    threads: u32,
+}
+
+impl WorkerProcess {
+    fn start(&self) -> std::io::Result<Child> {
+        Command::new(Path::new(&self.program))
+            .args(["worker", "--exit-with-parent", "--coordinator", &self.coordinator])
+            .arg("--token-file")
+            .arg(&self.token_file)
+            .args(["--threads", &self.threads.to_string()])
+            // The worker ends when this pipe does, however this process ends.
+            .stdin(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+    }
+}
+
+/// Keeps one worker alive until `shutdown`.
+async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let mut child = match worker.start() {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::error!(%error, "a worker cannot be started");
+                shutdown.cancel();
+                return;
+            }
+        };
+        tokio::select! {
+            status = child.wait() => match status {
+                Ok(status) => tracing::warn!(%status, "a worker ended and is started again"),
+                Err(error) => tracing::error!(%error, "a worker cannot be waited for"),
+            },
+            () = shutdown.cancelled() => return end(child).await,
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RESTART) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
+/// Lets a worker end by closing its standard input; kills it when it does not.
+async fn end(mut child: Child) {
+    drop(child.stdin.take());
+    if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
+        tracing::warn!("a worker did not end in time and is killed");
+        drop(child.kill().await);
+    }
+}

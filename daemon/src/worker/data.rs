@@ -1,0 +1,54 @@
+//! A job's tokenized rows, read from the artifact store.
+
+use crate::features::{Manifest, Rows, manifest_key};
+use ptv2_common::error::Explained;
+use ptv2_common::storage::{self, Store, sha256};
+
+/// Rows to train on and to evaluate on.
+pub(super) struct Data {
+    pub(super) train: Rows,
+    pub(super) val: Rows,
+}
+
+/// Reads the features of a hash, each chunk verified.
+///
+/// # Errors
+/// When one is missing or damaged.
+pub(super) async fn load(store: &Store, hash: &str) -> Result<Data, Explained> {
+    let key = manifest_key(hash);
+    let bytes = get(store, &key).await?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
+        Explained::new(format!("the features' manifest cannot be read: {error}")).at(key)
+    })?;
+    Ok(Data {
+        train: split(store, &manifest, "train").await?,
+        val: split(store, &manifest, "val").await?,
+    })
+}
+
+async fn split(store: &Store, manifest: &Manifest, name: &str) -> Result<Rows, Explained> {
+    let mut rows = Rows::default();
+    for chunk in manifest.splits.get(name).into_iter().flatten() {
+        let bytes = get(store, &chunk.key).await?;
+        let found = sha256(&bytes);
+        if found != chunk.sha256 {
+            return Err(Explained::new(format!("a chunk of features has SHA-256 {found}"))
+                .at(chunk.key.clone())
+                .expected(chunk.sha256.clone())
+                .hint("remove the folder of these features; a new submit makes them again"));
+        }
+        rows.append(&Rows::from_bytes(&bytes)?);
+    }
+    if rows.is_empty() {
+        return Err(Explained::new(format!("the features hold no rows of `{name}`")));
+    }
+    Ok(rows)
+}
+
+async fn get(store: &Store, key: &str) -> Result<bytes::Bytes, Explained> {
+    storage::get(store, key).await.map_err(|error| {
+        Explained::from_error(&error)
+            .at(key.to_owned())
+            .hint("the artifact store must be the same for coordinator and workers")
+    })
+}

@@ -1,0 +1,205 @@
+//! The device thread: takes orders, and runs one generation after the other.
+//!
+//! What it holds of a job outlives a generation: the tuned state, its place, the compute threads. So
+//! the next generation goes on where this one stopped.
+
+use super::backbones::Backbones;
+use super::data::{self, Data};
+use super::generation::{self, Exit};
+use super::orders::Order;
+use super::{Shared, join};
+use crate::collective::CollectiveError;
+use crate::numerics::state::TunedState;
+use crate::train::pool::Pool;
+use crate::train::step::Setting;
+use ptv2_common::api::LogLevel;
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::job::JobRecord;
+use ptv2_common::session::{DevicePhase, FromWorker, LeaveReason, Place, Start};
+use ptv2_common::storage::{self, Store};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::runtime::Handle;
+
+/// The last checkpoint of a parked job must be in the store within this time.
+const PARKING: Duration = Duration::from_secs(30);
+
+/// A job's state on this rank.
+#[derive(Clone)]
+pub(super) struct Progress {
+    pub(super) state: TunedState,
+    /// How far it is; never in the midst of an evaluation, which is done again from its start.
+    pub(super) place: Place,
+    /// The state at the best evaluation, moments included, so that its checkpoint can be written by
+    /// another rank when the one that should is lost.
+    pub(super) best: Option<Arc<TunedState>>,
+}
+
+/// A job that this worker is set up for.
+pub(super) struct Held {
+    pub(super) job: JobRecord,
+    pub(super) setting: Arc<Setting>,
+    pub(super) pool: Pool,
+    pub(super) data: Data,
+    pub(super) store: Store,
+    pub(super) progress: Option<Progress>,
+    /// The writer of the generation that was left, while this rank is to write for a parked job.
+    pub(super) keeper: Option<super::keeper::Keeper>,
+}
+
+/// A handle to the device thread.
+pub(super) struct Device {
+    thread: JoinHandle<()>,
+}
+
+impl Device {
+    /// Waits for the thread's end.
+    pub(super) fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the device thread had panicked");
+        }
+    }
+}
+
+/// Starts the device thread.
+///
+/// # Errors
+/// When the system gives no thread.
+pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
+    let mut engine = Engine { shared, runtime, backbones: Backbones::default(), held: None };
+    std::thread::Builder::new()
+        .name("device".into())
+        .spawn(move || {
+            tch::set_num_threads(1);
+            engine.run();
+        })
+        .map(|thread| Device { thread })
+        .map_err(|error| Explained::from_error(&error))
+}
+
+struct Engine {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    backbones: Backbones,
+    held: Option<Held>,
+}
+
+impl Engine {
+    fn run(&mut self) {
+        loop {
+            match self.shared.orders.next() {
+                Order::Start(start) => self.serve(&start),
+                Order::Forget(job) => {
+                    if self.holds(&job) {
+                        self.held = None;
+                    }
+                }
+                Order::Park(job) => self.park(&job),
+                Order::End => {
+                    if let Some(job) = self.held.as_ref().map(|held| held.job.id.clone()) {
+                        self.park(&job);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn holds(&self, job: &JobId) -> bool {
+        self.held.as_ref().is_some_and(|held| held.job.id == *job)
+    }
+
+    /// Writes the state of a job whose group is gone, if this rank wrote for that group.
+    fn park(&self, job: &JobId) {
+        let Some(held) = self.held.as_ref().filter(|held| held.job.id == *job) else { return };
+        if let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) {
+            let written = keeper.finish(progress.state.clone(), false).recv_timeout(PARKING);
+            if let Ok(Err(error)) = written {
+                self.log(job, LogLevel::Warn, format!("parked without a checkpoint: {error}"));
+            }
+        }
+    }
+
+    /// Runs one generation and says how it ended.
+    fn serve(&mut self, start: &Start) {
+        let shared = Arc::clone(&self.shared);
+        let (job, generation) = (start.job.id.clone(), start.generation);
+        shared.pulse.serve(Some((job.clone(), generation)));
+        shared.pulse.moved(DevicePhase::Loading, None);
+        let abort = shared.orders.enter(&job, generation);
+        let exit = self.ready(start).and_then(|()| {
+            let Some(held) = &mut self.held else { return Err(Exit::Stopped) };
+            held.keeper = None;
+            let group = join::meet(&shared, start, held, &abort)?;
+            generation::run(&shared, &self.runtime, start, held, group)
+        });
+        shared.orders.left();
+        let place = self.held.as_ref().and_then(|held| held.progress.as_ref()?.place.into());
+        let left = |reason| FromWorker::Left { job: job.clone(), generation, place, reason };
+        shared.outbox.put(match exit {
+            Ok(finished) => finished,
+            Err(Exit::Job(error)) => {
+                FromWorker::JobFailed { job: job.clone(), generation, error: *error }
+            }
+            Err(Exit::Stopped) | Err(Exit::Group(CollectiveError::Aborted)) => {
+                left(LeaveReason::Stopped)
+            }
+            Err(Exit::Group(
+                CollectiveError::PeerLost { rank, detail }
+                | CollectiveError::Protocol { rank, detail },
+            )) => match start.members.get(rank as usize) {
+                Some(peer) => left(LeaveReason::PeerLost { peer: peer.worker.clone(), detail }),
+                None => left(LeaveReason::Stopped),
+            },
+            Err(Exit::Diverged { own, detail }) => {
+                self.log(&job, LogLevel::Error, detail);
+                if own && let Some(held) = &mut self.held {
+                    held.progress = None;
+                }
+                left(LeaveReason::Stopped)
+            }
+        });
+        shared.pulse.serve(None);
+        shared.pulse.moved(DevicePhase::Idle, place);
+    }
+
+    /// Sets this worker up for a job, unless it is already.
+    fn ready(&mut self, start: &Start) -> Result<(), Exit> {
+        if self.holds(&start.job.id) {
+            return Ok(());
+        }
+        self.held = None;
+        let shared = &self.shared;
+        let url = shared.store.get().map_or("", String::as_str);
+        let store = storage::open(url)?;
+        let loaded = || {
+            shared.pulse.loaded();
+            shared.pulse.moved(DevicePhase::Loading, None);
+        };
+        let bert = self.backbones.get(&start.job.backbone, loaded)?;
+        let setting = Arc::new(setting(start, &bert));
+        let data = self.runtime.block_on(data::load(&store, &start.features))?;
+        let pool = Pool::new(&bert, &setting, shared.config.threads)
+            .map_err(|error| Explained::from_error(&error))?;
+        let job = start.job.clone();
+        self.held = Some(Held { job, setting, pool, data, store, progress: None, keeper: None });
+        Ok(())
+    }
+
+    fn log(&self, job: &JobId, level: LogLevel, message: String) {
+        self.shared.outbox.put(FromWorker::Log { job: job.clone(), level, message });
+    }
+}
+
+#[cfg(not(feature = "dropout-keyed-by-rank"))]
+fn setting(start: &Start, bert: &crate::train::backbones::bert::Bert) -> Setting {
+    Setting::new(&start.job, bert)
+}
+
+/// The tests' negative control: what must not be, so that they can show that it would be noticed.
+#[cfg(feature = "dropout-keyed-by-rank")]
+fn setting(start: &Start, bert: &crate::train::backbones::bert::Bert) -> Setting {
+    Setting { rank: start.rank, ..Setting::new(&start.job, bert) }
+}

@@ -1,0 +1,65 @@
+//! What a worker's bits depend on besides the job.
+
+use ptv2_common::session::Fingerprint;
+
+/// The libtorch that `tch` 0.24 is made for.
+const LIBTORCH: &str = "2.11.0";
+
+/// Host name and process id, for people.
+pub(super) fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", name.trim(), std::process::id())
+}
+
+/// This machine's fingerprint.
+pub(super) fn of_cpu() -> Fingerprint {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    Fingerprint {
+        device: device(&text),
+        instruction_set: instruction_set(&text),
+        libtorch: LIBTORCH.into(),
+        ptv2: ptv2_common::VERSION.into(),
+        settings: "fp32".into(),
+    }
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == name).then(|| value.trim())
+    })
+}
+
+/// Vendor, family and model: processors that compute alike.
+fn device(text: &str) -> String {
+    let part = |name| field(text, name).unwrap_or("unknown");
+    format!("{}-{}-{}", part("vendor_id"), part("cpu family"), part("model"))
+}
+
+/// The level that libtorch's and oneDNN's kernels choose by.
+fn instruction_set(text: &str) -> String {
+    let flags: Vec<&str> = field(text, "flags").unwrap_or_default().split_whitespace().collect();
+    let has = |all: &[&str]| all.iter().all(|flag| flags.contains(flag));
+    let level = if has(&["avx512f", "avx512bw", "avx512vl", "avx512dq"]) {
+        "AVX512"
+    } else if has(&["avx2", "fma"]) {
+        "AVX2"
+    } else {
+        "DEFAULT"
+    };
+    let more = ["avx512_vnni", "avx512_bf16", "amx_tile"];
+    let more: Vec<&str> = more.into_iter().filter(|flag| has(&[flag])).collect();
+    std::iter::once(level).chain(more).collect::<Vec<_>>().join("+")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_processor_is_read() {
+        let text = "vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n\
+                    flags\t\t: fma avx2 avx512f avx512dq avx512bw avx512vl amx_tile\n";
+        assert_eq!(super::device(text), "GenuineIntel-6-143");
+        assert_eq!(super::instruction_set(text), "AVX512+amx_tile");
+        assert_eq!(super::instruction_set(""), "DEFAULT");
+    }
+}

@@ -1,0 +1,431 @@
+//! One generation on one rank: the training loop.
+//!
+//! Read [`Training::run`], then [`Training::step`].
+
+use super::engine::Held;
+use super::keeper::{Beginning, Keeper};
+use super::{Shared, evaluate, join};
+use crate::checkpoint::write::Lineage;
+use crate::clock;
+use crate::collective::tcp::Tcp;
+use crate::collective::{Collective, CollectiveError};
+use crate::features::{Rows, Sequence};
+use crate::numerics::adamw::{AdamW, clip_global_norm};
+use crate::numerics::batches::{BatchPlan, cut, deal};
+use crate::numerics::schedule::Schedule;
+use crate::numerics::state::TunedState;
+use crate::numerics::tree::{Node, covering, sum};
+use crate::train::batch::Slice;
+use crate::train::pool::PoolError;
+use crate::train::step::SliceGradient;
+use ptv2_common::api::{MetricsRow, StepMetrics};
+use ptv2_common::error::Explained;
+use ptv2_common::session::{DevicePhase, FromWorker, Place, PlacePhase, Start};
+use ptv2_common::spec::Interval;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// How often a rank that waits for the store looks whether its group goes on.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Why a rank left a generation.
+#[derive(Debug)]
+pub(super) enum Exit {
+    /// The group failed.
+    Group(CollectiveError),
+    /// It was told to.
+    Stopped,
+    /// The job cannot go on, whoever runs it.
+    Job(Box<Explained>),
+    /// The ranks' states differ; `own` says whether this rank's is to be forgotten.
+    Diverged {
+        /// Whether this rank is not of the majority.
+        own: bool,
+        /// What was seen.
+        detail: String,
+    },
+}
+
+impl From<CollectiveError> for Exit {
+    fn from(error: CollectiveError) -> Self {
+        Self::Group(error)
+    }
+}
+
+impl From<Explained> for Exit {
+    fn from(error: Explained) -> Self {
+        Self::Job(Box::new(error))
+    }
+}
+
+impl From<PoolError> for Exit {
+    fn from(error: PoolError) -> Self {
+        Explained::new(error.to_string())
+            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
+            .into()
+    }
+}
+
+/// Brings the ranks level and trains to the end; gives the message that says so.
+///
+/// # Errors
+/// Why this rank left. What it holds stays in `held`.
+pub(super) fn run(
+    shared: &Arc<Shared>,
+    runtime: &Handle,
+    start: &Start,
+    held: &mut Held,
+    mut group: Tcp,
+) -> Result<FromWorker, Exit> {
+    join::level(shared, runtime, start, held, &mut group)?;
+    let Some(progress) = &held.progress else {
+        return Err(Explained::new("a rank began without a state").into());
+    };
+    if start.rank == 0 {
+        let lineage = Lineage {
+            features: start.features.clone(),
+            generation: start.generation,
+            start_step: progress.state.step,
+        };
+        let beginning = Beginning {
+            store: held.store.clone(),
+            job: start.job.clone(),
+            layout: held.setting.layout.clone(),
+            lineage,
+            best: progress.best.clone(),
+        };
+        held.keeper = Some(Keeper::start(runtime, Arc::clone(shared), beginning));
+    }
+    Training::new(shared, start, held, &mut group).run()
+}
+
+/// A generation's training on this rank.
+pub(super) struct Training<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) start: &'a Start,
+    pub(super) held: &'a mut Held,
+    pub(super) group: &'a mut dyn Collective,
+    /// Relative speed of each rank.
+    pub(super) weights: Vec<f64>,
+    plan: BatchPlan,
+    schedule: Schedule,
+    adamw: AdamW,
+    /// The current epoch's order of rows.
+    order: Option<(u64, Vec<u32>)>,
+    /// A state to be kept once the ranks have been seen to agree on it.
+    unverified: Option<(TunedState, bool)>,
+    /// When, and after which step, a checkpoint was last offered.
+    kept: (Instant, u64),
+}
+
+impl<'a> Training<'a> {
+    fn new(
+        shared: &'a Shared,
+        start: &'a Start,
+        held: &'a mut Held,
+        group: &'a mut dyn Collective,
+    ) -> Self {
+        let training = &start.job.spec.training;
+        let plan = BatchPlan {
+            rows: u32::try_from(held.data.train.len()).unwrap_or(u32::MAX),
+            batch_size: training.batch_size,
+            slices: start.job.plan.slices,
+            seed: training.seed,
+            shuffle: training.shuffle,
+        };
+        let adamw = AdamW {
+            beta1: training.adam_beta1,
+            beta2: training.adam_beta2,
+            epsilon: training.adam_epsilon,
+            weight_decay: training.weight_decay,
+        };
+        let step = held.progress.as_ref().map_or(0, |progress| progress.state.step);
+        Self {
+            shared,
+            start,
+            held,
+            group,
+            weights: start.members.iter().map(|member| member.weight).collect(),
+            plan,
+            schedule: Schedule::new(training, start.job.plan.total_steps),
+            adamw,
+            order: None,
+            unverified: None,
+            kept: (clock::now(), step),
+        }
+    }
+
+    fn run(mut self) -> Result<FromWorker, Exit> {
+        let (job, generation) = (self.start.job.id.clone(), self.start.generation);
+        let place = self.place()?;
+        self.shared.outbox.put(FromWorker::Running { job, generation, place });
+        loop {
+            if self.evaluation_is_due()? {
+                let is_best = self.evaluate()?;
+                if is_best {
+                    self.keep(true)?;
+                }
+            }
+            if self.place()?.step >= self.start.job.plan.total_steps {
+                return self.finish();
+            }
+            self.step()?;
+            if self.checkpoint_is_due()? {
+                self.keep(false)?;
+            }
+        }
+    }
+
+    /// One optimizer step: this rank's slices, the sum over all ranks, the same update everywhere.
+    fn step(&mut self) -> Result<(), Exit> {
+        let place = self.place()?;
+        self.shared.pulse.moved(DevicePhase::Stepping, Some(place));
+        let began = clock::now();
+        let step = place.step;
+        let slices = self.slices(step);
+        let costs: Vec<f64> = slices.iter().map(|rows| cost(&self.held.data.train, rows)).collect();
+        let own = deal(&costs, &self.weights)[self.group.rank() as usize].clone();
+        let parts = self.parts(step, &slices, own)?;
+
+        let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+        let elements = progress.state.values.len();
+        let stamp = progress.state.hash64();
+        let mut sums = vec![0.0; elements + 2];
+        let stamps = self.group.reduce(step, self.plan.slices, &parts, stamp, &mut sums)?;
+        self.verify(&stamps)?;
+
+        let (loss_sum, rows) = (f64::from(sums[elements]), sums[elements + 1]);
+        let gradient = &mut sums[..elements];
+        // The mean over the batch's true number of rows.
+        gradient.iter_mut().for_each(|value| *value /= rows);
+        let norm = clip_global_norm(gradient, self.start.job.spec.training.max_grad_norm);
+        let learning_rate = self.schedule.at(step);
+        let progress = self.held.progress.as_mut().ok_or(Exit::Stopped)?;
+        let layout = &self.held.setting.layout;
+        self.adamw.update(layout, &mut progress.state, gradient, learning_rate);
+        progress.place = Place { step: step + 1, ..Place::default() };
+
+        if self.group.rank() == 0 {
+            let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
+            let tokens: u64 = slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
+            #[expect(clippy::cast_precision_loss, reason = "a batch's tokens are far below 2^53")]
+            let tokens = tokens as f64;
+            self.report(MetricsRow::Step(StepMetrics {
+                step: step + 1,
+                epoch: u32::try_from(self.plan.epoch_of(step)).unwrap_or(u32::MAX),
+                loss: loss_sum / f64::from(rows),
+                learning_rate,
+                grad_norm: norm,
+                rows_per_s: f64::from(rows) / seconds,
+                tokens_per_s: tokens / seconds,
+            }));
+        }
+        Ok(())
+    }
+
+    /// A step's rows by slice.
+    fn slices(&mut self, step: u64) -> Vec<Vec<u32>> {
+        let epoch = self.plan.epoch_of(step);
+        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            self.order = Some((epoch, self.plan.order(epoch)));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let train = &self.held.data.train;
+        cut(&order[self.plan.range(step)], self.plan.slices, |row| train.length(row as usize))
+    }
+
+    /// This rank's partial sums: gradient, loss sum, row count.
+    fn parts(
+        &self,
+        step: u64,
+        slices: &[Vec<u32>],
+        own: Range<u32>,
+    ) -> Result<Vec<(Node, Vec<f32>)>, Exit> {
+        let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+        let values = Arc::new(progress.state.values.clone());
+        let work = own
+            .clone()
+            .filter(|index| !slices[*index as usize].is_empty())
+            .map(|index| slice(&self.held.data.train, index, &slices[index as usize]))
+            .collect();
+        let elements = values.len();
+        let found = self.held.pool.gradients(&values, step, work)?;
+        let mut found = found.into_iter().peekable();
+        // A slice without rows, in a partial batch, adds zeros.
+        let mut leaf = |index: u32| match found.next_if(|one| u32::from(one.index) == index) {
+            Some(gradient) => leaf_of(gradient),
+            None => vec![0.0; elements + 2],
+        };
+        Ok(covering(self.plan.slices, &own)
+            .into_iter()
+            .map(|node| (node, sum(node, &mut leaf)))
+            .collect())
+    }
+
+    /// Compares the states that the ranks began with. Where they agree, what waited for that is kept.
+    fn verify(&mut self, hashes: &[u64]) -> Result<(), Exit> {
+        let own = hashes[self.group.rank() as usize];
+        if hashes.iter().all(|hash| *hash == own) {
+            if let Some((state, is_best)) = self.unverified.take()
+                && let Some(keeper) = &self.held.keeper
+            {
+                keeper.offer(state, is_best);
+            }
+            return Ok(());
+        }
+        let count = |hash: u64| hashes.iter().filter(|one| **one == hash).count();
+        let majority = hashes.iter().copied().find(|hash| 2 * count(*hash) > hashes.len());
+        Err(Exit::Diverged {
+            own: majority != Some(own),
+            detail: format!(
+                "the ranks' states differ after step {}: {hashes:x?}; {}",
+                self.place()?.step,
+                match majority {
+                    Some(_) => "the minority takes the majority's",
+                    None => "all go back to the last checkpoint",
+                }
+            ),
+        })
+    }
+
+    fn evaluation_is_due(&self) -> Result<bool, Exit> {
+        let Place { step, phase, .. } = self.place()?;
+        let job = &self.start.job;
+        let every = u64::from(job.spec.training.eval_every);
+        let at_epoch = step > 0
+            && self.plan.completes_epoch(step)
+            && (step / self.plan.steps_per_epoch()).is_multiple_of(every);
+        Ok(phase != PlacePhase::Evaluated && (at_epoch || step >= job.plan.total_steps))
+    }
+
+    /// Evaluates the current state; gives whether it is the best so far.
+    fn evaluate(&mut self) -> Result<bool, Exit> {
+        let row = evaluate::evaluate(self)?;
+        let metric = self.start.job.best_metric.clone();
+        let value = row.values.get(&metric).copied().unwrap_or(0.0);
+        let Some(progress) = &mut self.held.progress else { return Err(Exit::Stopped) };
+        let state = &mut progress.state;
+        let measured =
+            ptv2_common::manifest::BestMetric { metric, value, step: state.step };
+        // Strictly better: of equal ones the earliest stays, as in the reference.
+        let is_best = state.best.as_ref().is_none_or(|best| value > best.value);
+        state.last = Some(measured.clone());
+        if is_best {
+            state.best = Some(measured);
+            state.best_values = state.values.clone();
+            progress.best = Some(Arc::new(state.clone()));
+        }
+        progress.place.phase = PlacePhase::Evaluated;
+        progress.place.evaluation_slice = 0;
+        if self.group.rank() == 0 {
+            self.report(MetricsRow::Evaluation(row));
+        }
+        Ok(is_best)
+    }
+
+    fn checkpoint_is_due(&self) -> Result<bool, Exit> {
+        if self.held.keeper.is_none() {
+            return Ok(false);
+        }
+        let step = self.place()?.step;
+        let (at, kept) = self.kept;
+        Ok(match self.start.job.spec.checkpoint.every {
+            Interval::Steps(steps) => step.saturating_sub(kept) >= steps,
+            Interval::Time(time) => clock::now().saturating_duration_since(at) >= time,
+        } && !self.evaluation_is_due()?)
+    }
+
+    /// Has the current state kept once all ranks have been seen to agree on it.
+    fn keep(&mut self, is_best: bool) -> Result<(), Exit> {
+        let step = self.place()?.step;
+        if self.held.keeper.is_some() {
+            let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+            self.unverified = Some((progress.state.clone(), is_best));
+            self.kept = (clock::now(), step);
+        }
+        Ok(())
+    }
+
+    /// The job's end: the ranks agree once more, and rank 0 sees its last checkpoint into the store.
+    fn finish(mut self) -> Result<FromWorker, Exit> {
+        let place = self.place()?;
+        self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
+        let state = self.held.progress.as_ref().ok_or(Exit::Stopped)?.state.clone();
+        let own = state.hash64().to_le_bytes();
+        let hashes = self.group.all_gather_bytes(place.step, &own)?;
+        let hashes: Vec<u64> = hashes
+            .iter()
+            .map(|bytes| bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)))
+            .collect();
+        let is_best = state.best.as_ref().is_some_and(|best| best.step == state.step);
+        // What would have been kept now is the last state itself.
+        self.unverified = None;
+        self.verify(&hashes)?;
+        let tuned_sha256 = state.tuned_sha256();
+        let (job, generation) = (self.start.job.id.clone(), self.start.generation);
+        let last = match &self.held.keeper {
+            None => None,
+            Some(keeper) => {
+                let answer = keeper.finish(state, is_best);
+                loop {
+                    match answer.recv_timeout(LOOK) {
+                        Ok(result) => break Some(result?),
+                        Err(RecvTimeoutError::Timeout) if self.group.is_aborted() => {
+                            return Err(Exit::Stopped);
+                        }
+                        // Its own retries are bounded, so this is not a thread that hangs.
+                        Err(RecvTimeoutError::Timeout) => {
+                            self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
+                        }
+                        Err(RecvTimeoutError::Disconnected) => {
+                            return Err(Explained::new("the writer of checkpoints ended").into());
+                        }
+                    }
+                }
+            }
+        };
+        Ok(FromWorker::Finished { job, generation, tuned_sha256, last })
+    }
+
+    pub(super) fn place(&self) -> Result<Place, Exit> {
+        self.held.progress.as_ref().map(|progress| progress.place).ok_or(Exit::Stopped)
+    }
+
+    fn report(&self, row: MetricsRow) {
+        let (job, generation) = (self.start.job.id.clone(), self.start.generation);
+        self.shared.outbox.put(FromWorker::Progress { job, generation, metrics: vec![row] });
+    }
+}
+
+/// What a slice's time grows with: its tokens, padding included.
+pub(super) fn cost(data: &Rows, rows: &[u32]) -> f64 {
+    let longest = rows.iter().map(|row| data.length(*row as usize)).max().unwrap_or(0);
+    let sequences: usize = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a slice's sequences are far below 2^53")]
+    let sequences = sequences as f64;
+    sequences * f64::from(longest)
+}
+
+fn tokens(data: &Rows, row: u32) -> u64 {
+    data.sequences(row as usize).iter().map(|sequence| sequence.ids.len() as u64).sum()
+}
+
+/// A slice's rows, ready to be computed.
+pub(super) fn slice(data: &Rows, index: u32, rows: &[u32]) -> Slice {
+    let sequences: Vec<Sequence<'_>> =
+        rows.iter().flat_map(|row| data.sequences(*row as usize)).collect();
+    let labels: Vec<i32> = rows.iter().map(|row| data.labels()[*row as usize]).collect();
+    Slice::new(u16::try_from(index).unwrap_or(u16::MAX), &sequences, &labels)
+}
+
+/// What one slice adds: gradient, loss sum, row count.
+fn leaf_of(found: SliceGradient) -> Vec<f32> {
+    let mut values = found.gradient;
+    values.push(found.loss);
+    #[expect(clippy::cast_precision_loss, reason = "a slice's rows are far below 2^24")]
+    values.push(found.rows as f32);
+    values
+}

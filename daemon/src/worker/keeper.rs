@@ -1,0 +1,253 @@
+//! Rank 0's checkpoints, written beside training. The device thread leaves states; a task writes them.
+
+use super::Shared;
+use crate::checkpoint::write::{Lineage, Writer};
+use crate::checkpoint::{read, retention};
+use crate::clock;
+use crate::numerics::state::{Layout, TunedState};
+use ptv2_common::api::LogLevel;
+use ptv2_common::error::Explained;
+use ptv2_common::job::JobRecord;
+use ptv2_common::session::FromWorker;
+use ptv2_common::storage::Store;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+
+/// Attempts to write the last checkpoint of a job before the job is given up.
+const LAST_ATTEMPTS: u32 = 6;
+/// Pause after a failure; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// States that wait to be written. A newer one takes the place of an older one of its kind.
+#[derive(Default)]
+struct Waiting {
+    best: Option<Arc<TunedState>>,
+    regular: Option<Arc<TunedState>>,
+    last: Option<(Arc<TunedState>, bool, Answer)>,
+    closed: bool,
+}
+
+type Answer = mpsc::Sender<Result<String, Explained>>;
+
+#[derive(Default)]
+struct Desk {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+}
+
+/// The writer of a generation. Dropping it lets what waits be written once more, then ends it.
+pub(super) struct Keeper {
+    desk: Arc<Desk>,
+}
+
+/// What a keeper begins with.
+pub(super) struct Beginning {
+    pub(super) store: Store,
+    pub(super) job: JobRecord,
+    pub(super) layout: Layout,
+    pub(super) lineage: Lineage,
+    /// The best state so far, which a lost rank 0 may not have written any more.
+    pub(super) best: Option<Arc<TunedState>>,
+}
+
+impl Keeper {
+    /// Starts the task.
+    pub(super) fn start(runtime: &Handle, shared: Arc<Shared>, beginning: Beginning) -> Self {
+        let desk = Arc::new(Desk::default());
+        runtime.spawn(keep(Arc::clone(&desk), shared, beginning));
+        Self { desk }
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut self.desk.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.desk.filled.notify_one();
+    }
+
+    /// Leaves a state to be written.
+    pub(super) fn offer(&self, state: TunedState, is_best: bool) {
+        let state = Arc::new(state);
+        self.put(|waiting| {
+            if is_best {
+                waiting.best = Some(state);
+            } else {
+                waiting.regular = Some(state);
+            }
+        });
+    }
+
+    /// Leaves the job's last state; its manifest's key comes back when it is in the store.
+    pub(super) fn finish(
+        &self,
+        state: TunedState,
+        is_best: bool,
+    ) -> mpsc::Receiver<Result<String, Explained>> {
+        let (answer, result) = mpsc::channel();
+        self.put(|waiting| {
+            // The last state stands for every other that still waits, but for an older best.
+            waiting.regular = None;
+            waiting.last = Some((Arc::new(state), is_best, answer));
+        });
+        result
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.put(|waiting| waiting.closed = true);
+    }
+}
+
+enum Task {
+    Best(Arc<TunedState>),
+    Regular(Arc<TunedState>),
+    Last(Arc<TunedState>, bool, Answer),
+    Closed,
+}
+
+impl Desk {
+    async fn next(&self) -> Task {
+        loop {
+            {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(state) = waiting.best.take() {
+                    return Task::Best(state);
+                }
+                if let Some(state) = waiting.regular.take() {
+                    return Task::Regular(state);
+                }
+                if let Some((state, is_best, answer)) = waiting.last.take() {
+                    return Task::Last(state, is_best, answer);
+                }
+                if waiting.closed {
+                    return Task::Closed;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed
+    }
+
+    /// A best state that could not be written waits again, unless a better one does already.
+    fn again(&self, state: Arc<TunedState>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if !waiting.closed {
+            waiting.best.get_or_insert(state);
+        }
+    }
+}
+
+async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
+    let Beginning { store, job, layout, lineage, best } = beginning;
+    let mut pause = FIRST_PAUSE;
+    let writer = loop {
+        let begun =
+            Writer::begin(store.clone(), job.clone(), layout.clone(), lineage.clone()).await;
+        match begun {
+            Ok(writer) => break writer,
+            Err(error) => tell(&shared, &job, &lineage, Err(error)),
+        }
+        if desk.is_closed() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    };
+    if let Some(best) = best
+        && is_missing(&store, &job, best.step).await
+    {
+        desk.again(best);
+    }
+    let report = |outcome| tell(&shared, &job, &lineage, outcome);
+    pause = FIRST_PAUSE;
+    loop {
+        let outcome = match desk.next().await {
+            Task::Closed => return,
+            Task::Regular(state) => writer.publish(&state, false).await,
+            Task::Best(state) => {
+                let outcome = writer.publish(&state, true).await;
+                if outcome.is_err() {
+                    desk.again(state);
+                }
+                outcome
+            }
+            Task::Last(state, is_best, answer) => {
+                let result = write_last(&writer, &state, is_best, &report).await;
+                // The device thread may have left the group meanwhile.
+                drop(answer.send(result));
+                continue;
+            }
+        };
+        let failed = outcome.is_err();
+        report(outcome);
+        if failed {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            continue;
+        }
+        pause = FIRST_PAUSE;
+        sweep(&writer).await;
+    }
+}
+
+async fn write_last(
+    writer: &Writer,
+    state: &TunedState,
+    is_best: bool,
+    report: &impl Fn(Result<ptv2_common::api::Checkpoint, Explained>),
+) -> Result<String, Explained> {
+    let mut pause = FIRST_PAUSE;
+    let mut attempt = 1;
+    loop {
+        match writer.publish(state, is_best).await {
+            Ok(checkpoint) => {
+                let key = checkpoint.key.clone();
+                report(Ok(checkpoint));
+                sweep(writer).await;
+                return Ok(key);
+            }
+            Err(error) if attempt >= LAST_ATTEMPTS => return Err(error),
+            Err(error) => report(Err(error)),
+        }
+        tokio::time::sleep(pause).await;
+        attempt += 1;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn is_missing(store: &Store, job: &JobRecord, step: u64) -> bool {
+    match read::manifests(store, &job.id).await {
+        Ok(found) => !found.iter().any(|(_, one)| one.is_best && one.step == step),
+        // Not to be told: writing it once too often does no harm.
+        Err(_) => true,
+    }
+}
+
+async fn sweep(writer: &Writer) {
+    let job = writer.job();
+    let keep = job.spec.checkpoint.keep;
+    let swept = retention::sweep(writer.store(), &job.id, keep, clock::unix_ms()).await;
+    if let Err(error) = swept {
+        tracing::warn!(job = %job.id, %error, "old checkpoints were not swept");
+    }
+}
+
+fn tell(
+    shared: &Shared,
+    job: &JobRecord,
+    lineage: &Lineage,
+    outcome: Result<ptv2_common::api::Checkpoint, Explained>,
+) {
+    if let Err(error) = &outcome {
+        let message = format!("a checkpoint could not be written: {error}");
+        shared.outbox.put(FromWorker::Log { job: job.id.clone(), level: LogLevel::Warn, message });
+    }
+    let (job, generation) = (job.id.clone(), lineage.generation);
+    shared.outbox.put(FromWorker::CheckpointReport { job, generation, outcome });
+}

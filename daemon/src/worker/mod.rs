@@ -1,0 +1,121 @@
+//! A worker: an async side that talks ([`session`]) and a device thread that computes ([`engine`]).
+//!
+//! The device thread never waits for the coordinator inside a step: orders reach it through
+//! [`orders`], and what it has to say goes through a bounded [`outbox`].
+
+mod backbones;
+mod data;
+mod engine;
+mod evaluate;
+mod fingerprint;
+mod generation;
+mod join;
+mod keeper;
+mod orders;
+mod outbox;
+mod pulse;
+mod session;
+
+use crate::collective::tcp::Listener;
+use crate::config::WorkerConfig;
+use orders::Orders;
+use outbox::Outbox;
+use ptv2_common::error::Explained;
+use ptv2_common::ids::WorkerId;
+use ptv2_common::session::{Hello, PROTOCOL};
+use pulse::Pulse;
+use std::sync::{Arc, OnceLock};
+use tokio_util::sync::CancellationToken;
+
+/// Readies the process for computing: one torch thread, and an end with a message when any thread
+/// panics, since a missing compute thread would be waited for without end.
+///
+/// # Errors
+/// When the program cannot start itself again.
+#[expect(clippy::disallowed_methods, reason = "OpenMP reads its threads from the environment")]
+pub fn prepare_process() -> Result<(), Explained> {
+    use std::os::unix::process::CommandExt;
+    let threads = "OMP_NUM_THREADS";
+    if std::env::var(threads).ok().as_deref() != Some("1") {
+        // Too late to set in this process: libtorch has read it.
+        let program = std::env::current_exe().map_err(|error| Explained::from_error(&error))?;
+        let error =
+            std::process::Command::new(program).args(std::env::args_os().skip(1)).env(threads, "1").exec();
+        return Err(Explained::new(format!("the worker cannot start itself again: {error}")));
+    }
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        std::process::abort();
+    }));
+    tch::set_num_threads(1);
+    Ok(())
+}
+
+/// What both sides of a worker share.
+struct Shared {
+    config: WorkerConfig,
+    hello: Hello,
+    orders: Orders,
+    outbox: Outbox,
+    pulse: Pulse,
+    listener: Listener,
+    /// URL of the artifact store, as the coordinator says it.
+    store: OnceLock<String>,
+}
+
+/// Runs a worker until it is drained or asked to stop.
+///
+/// # Errors
+/// When it is refused, or was without a coordinator for too long.
+pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), Explained> {
+    let listener = Listener::bind(config.reduce_listen).map_err(|error| {
+        Explained::new(format!("{} cannot be listened on: {error}", config.reduce_listen))
+            .at("--reduce-listen")
+            .hint("give an address of this machine that is free, or port 0")
+    })?;
+    let mut random = [0; 5];
+    getrandom::fill(&mut random).map_err(|error| Explained::from_error(&error))?;
+    let hello = Hello {
+        protocol: PROTOCOL,
+        worker: WorkerId::from_random(random),
+        host: fingerprint::host(),
+        version: ptv2_common::VERSION.into(),
+        fingerprint: fingerprint::of_cpu(),
+        device: "cpu".into(),
+        threads: config.threads,
+        reduce_address: config.reduce_advertise.unwrap_or_else(|| listener.address()),
+    };
+    if config.exit_with_parent {
+        end_with_parent(shutdown.clone())?;
+    }
+    let shared = Arc::new(Shared {
+        config,
+        hello,
+        orders: Orders::default(),
+        outbox: Outbox::default(),
+        pulse: Pulse::default(),
+        listener,
+        store: OnceLock::new(),
+    });
+    let device = engine::start(Arc::clone(&shared), tokio::runtime::Handle::current())?;
+    let result = session::run(&shared, shutdown).await;
+    shared.orders.end();
+    // The device thread leaves its group at once; what it computes now is of no more use.
+    drop(tokio::task::spawn_blocking(move || device.join()).await);
+    result
+}
+
+/// Stops the worker when standard input ends: a parent's pipe closes however the parent dies.
+fn end_with_parent(shutdown: CancellationToken) -> Result<(), Explained> {
+    let wait = move || {
+        // Nothing is ever written; both an end and an error mean that the parent is gone.
+        drop(std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()));
+        shutdown.cancel();
+    };
+    std::thread::Builder::new()
+        .name("parent".into())
+        .spawn(wait)
+        .map(drop)
+        .map_err(|error| Explained::from_error(&error))
+}
