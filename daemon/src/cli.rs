@@ -14,7 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Coordinator and workers of ptv2: P-tuning v2 on many workers
 #[derive(Debug, Parser)]
-#[command(name = "ptv2d", version, after_help = "Exit codes: 0 stopped as asked; 1 failed; 2 wrong usage")]
+#[command(
+    name = "ptv2d",
+    version,
+    after_help = "Exit codes: 0 stopped as asked; 1 failed; 2 wrong usage"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -64,8 +68,12 @@ struct WorkerArgs {
     #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
     coordinator: String,
     /// File with the workers' token; the coordinator keeps it in its state folder
-    #[arg(long, env = "PTV2_WORKER_TOKEN_FILE", value_name = "FILE",
-        default_value = ".ptv2/worker-token")]
+    #[arg(
+        long,
+        env = "PTV2_WORKER_TOKEN_FILE",
+        value_name = "FILE",
+        default_value = ".ptv2/worker-token"
+    )]
     token_file: PathBuf,
     /// What computes
     #[arg(long, value_enum, default_value = "auto")]

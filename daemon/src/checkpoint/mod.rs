@@ -5,9 +5,9 @@
 pub mod peft;
 pub mod read;
 pub mod retention;
-pub mod write;
 #[cfg(test)]
 mod tests;
+pub mod write;
 
 /// Name of the whole tuned state in a checkpoint.
 pub const STATE_FILE: &str = "state.safetensors";

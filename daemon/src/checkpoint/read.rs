@@ -42,7 +42,9 @@ pub async fn names(store: &Store, job: &JobId) -> Result<Vec<Name>, Explained> {
     let starts = starts(store, job).await?;
     // A manifest of generation g counts only up to the start of every later generation.
     names.retain(|name| {
-        starts.iter().all(|start| start.generation.0 <= name.generation || start.start_step >= name.step)
+        starts
+            .iter()
+            .all(|start| start.generation.0 <= name.generation || start.start_step >= name.step)
     });
     Ok(names)
 }

@@ -31,7 +31,12 @@ pub fn superfluous(checkpoints: &[Checkpoint], keep: u32) -> Vec<String> {
 ///
 /// # Errors
 /// Those of the store. What was deleted by then stays deleted; the next sweep goes on.
-pub async fn sweep(store: &Store, job: &JobId, keep: u32, now_unix_ms: u64) -> Result<(), Explained> {
+pub async fn sweep(
+    store: &Store,
+    job: &JobId,
+    keep: u32,
+    now_unix_ms: u64,
+) -> Result<(), Explained> {
     let valid = read::manifests(store, job).await?;
     let checkpoints: Vec<Checkpoint> =
         valid.iter().map(|(key, manifest)| read::summary(key, manifest)).collect();

@@ -1,7 +1,7 @@
 use super::read;
 use super::retention::{self, superfluous};
 use super::write::{Lineage, Writer};
-use super::{peft, STATE_FILE};
+use super::{STATE_FILE, peft};
 use crate::coordinator::run::tests::record;
 use crate::numerics::state::{Layout, TunedState};
 use ptv2_common::ids::{Generation, JobId};
@@ -27,8 +27,7 @@ fn state(step: u16) -> TunedState {
 }
 
 async fn writer(store: &Store, generation: u64, start_step: u64) -> Writer {
-    let lineage =
-        Lineage { features: "f".into(), generation: Generation(generation), start_step };
+    let lineage = Lineage { features: "f".into(), generation: Generation(generation), start_step };
     Writer::begin(store.clone(), job(), layout(), lineage).await.unwrap()
 }
 

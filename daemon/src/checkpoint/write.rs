@@ -65,7 +65,11 @@ impl Writer {
     ///
     /// # Errors
     /// Those of the store. Nothing refers to what was written until then; trying again is safe.
-    pub async fn publish(&self, state: &TunedState, is_best: bool) -> Result<Checkpoint, Explained> {
+    pub async fn publish(
+        &self,
+        state: &TunedState,
+        is_best: bool,
+    ) -> Result<Checkpoint, Explained> {
         let mut files = vec![
             (STATE_FILE.to_owned(), state.to_bytes(&self.layout)?),
             (JOB_FILE.to_owned(), json(&self.job)?.to_vec()),
@@ -148,9 +152,7 @@ impl Writer {
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Bytes, Explained> {
-    serde_json::to_vec_pretty(value)
-        .map(Bytes::from)
-        .map_err(|error| Explained::from_error(&error))
+    serde_json::to_vec_pretty(value).map(Bytes::from).map_err(|error| Explained::from_error(&error))
 }
 
 fn failed(key: &str, error: &object_store::Error) -> Explained {

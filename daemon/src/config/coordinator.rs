@@ -93,8 +93,10 @@ mod tests {
 
     #[test]
     fn other_machines_are_kept_out_unless_allowed() {
-        let config =
-            CoordinatorConfig { listen: ([0, 0, 0, 0], 7341).into(), ..CoordinatorConfig::default() };
+        let config = CoordinatorConfig {
+            listen: ([0, 0, 0, 0], 7341).into(),
+            ..CoordinatorConfig::default()
+        };
         assert!(config.check().unwrap_err().expected.unwrap().contains("--insecure-listen"));
         assert!(CoordinatorConfig { insecure_listen: true, ..config }.check().is_ok());
         assert!(CoordinatorConfig::default().check().is_ok());

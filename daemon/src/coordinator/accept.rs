@@ -5,7 +5,16 @@ use std::path::PathBuf;
 pub struct Acceptance {}
 impl Acceptance {
     /// stub
-    pub fn new(_roots: Vec<PathBuf>) -> Result<Self, Explained> { Ok(Self {}) }
+    pub fn new(_roots: Vec<PathBuf>) -> Result<Self, Explained> {
+        Ok(Self {})
+    }
     /// stub
-    pub fn accept(&self, _spec: serde_json::Value, _id: JobId, _now: u64) -> Result<JobRecord, Explained> { Err(Explained::new("stub")) }
+    pub fn accept(
+        &self,
+        _spec: serde_json::Value,
+        _id: JobId,
+        _now: u64,
+    ) -> Result<JobRecord, Explained> {
+        Err(Explained::new("stub"))
+    }
 }

@@ -334,10 +334,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal.sqlite");
         let job = JobId("j1".into());
-        let facts = [
-            Fact::Submitted(Box::new(record("j1", "1"))),
-            Fact::Cancelled { job: job.clone() },
-        ];
+        let facts =
+            [Fact::Submitted(Box::new(record("j1", "1"))), Fact::Cancelled { job: job.clone() }];
         {
             let (journal, before) = Journal::open(&path).unwrap();
             assert!(before.is_empty());

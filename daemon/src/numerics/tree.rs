@@ -97,7 +97,9 @@ mod tests {
 
     fn values(slice: u32) -> Vec<f32> {
         // Numbers whose sum depends on the order.
-        (0..3_u16).map(|at| (f32::from(at) + 0.1) * 1.3_f32.powi(slice as i32 % 17) + 1e-3).collect()
+        (0..3_u16)
+            .map(|at| (f32::from(at) + 0.1) * 1.3_f32.powi(slice as i32 % 17) + 1e-3)
+            .collect()
     }
 
     #[test]

@@ -32,7 +32,9 @@ impl Task for Copa {
         };
         // The premise keeps its period, as in the reference.
         let stem = format!("{} {joint}", text(row, "premise")?);
-        let pair = |field: &str| -> Result<Pair, Explained> { Ok((stem.clone(), Some(text(row, field)?.to_owned()))) };
+        let pair = |field: &str| -> Result<Pair, Explained> {
+            Ok((stem.clone(), Some(text(row, field)?.to_owned())))
+        };
         Ok(vec![pair("choice1")?, pair("choice2")?])
     }
 

@@ -21,8 +21,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     let val = &training.held.data.val;
     let rows = u32::try_from(val.len()).unwrap_or(u32::MAX);
     let all: Vec<u32> = (0..rows).collect();
-    let slices =
-        cut(&all, rows.div_ceil(ROWS_OF_A_SLICE), |row| val.length(row as usize));
+    let slices = cut(&all, rows.div_ceil(ROWS_OF_A_SLICE), |row| val.length(row as usize));
     let costs: Vec<f64> = slices.iter().map(|rows| cost(val, rows)).collect();
     let own = deal(&costs, &training.weights)[training.group.rank() as usize].clone();
     let state = &training.held.progress.as_ref().ok_or(Exit::Stopped)?.state;

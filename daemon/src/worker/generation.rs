@@ -210,7 +210,8 @@ impl<'a> Training<'a> {
 
         if self.group.rank() == 0 {
             let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
-            let tokens: u64 = slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
+            let tokens: u64 =
+                slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
             #[expect(clippy::cast_precision_loss, reason = "a batch's tokens are far below 2^53")]
             let tokens = tokens as f64;
             self.report(MetricsRow::Step(StepMetrics {
@@ -308,8 +309,7 @@ impl<'a> Training<'a> {
         let value = row.values.get(&metric).copied().unwrap_or(0.0);
         let Some(progress) = &mut self.held.progress else { return Err(Exit::Stopped) };
         let state = &mut progress.state;
-        let measured =
-            ptv2_common::manifest::BestMetric { metric, value, step: state.step };
+        let measured = ptv2_common::manifest::BestMetric { metric, value, step: state.step };
         // Strictly better: of equal ones the earliest stays, as in the reference.
         let is_best = state.best.as_ref().is_none_or(|best| value > best.value);
         state.last = Some(measured.clone());

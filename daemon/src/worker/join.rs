@@ -27,11 +27,12 @@ pub(super) fn meet(
 ) -> Result<Tcp, Exit> {
     let place = held.progress.as_ref().map(|progress| progress.place);
     shared.pulse.moved(DevicePhase::Joining, place);
-    let key = hex::decode(&start.group_key).map_err(|_| Explained::new("the group's key is no hex"))?;
-    let peers = start.members.iter().map(|member| Peer {
-        worker: member.worker.clone(),
-        address: member.reduce_address,
-    });
+    let key =
+        hex::decode(&start.group_key).map_err(|_| Explained::new("the group's key is no hex"))?;
+    let peers = start
+        .members
+        .iter()
+        .map(|member| Peer { worker: member.worker.clone(), address: member.reduce_address });
     let layout = &held.setting.layout;
     let spec = GroupSpec {
         job: start.job.id.0.clone(),

@@ -39,8 +39,10 @@ pub fn prepare_process() -> Result<(), Explained> {
     if std::env::var(threads).ok().as_deref() != Some("1") {
         // Too late to set in this process: libtorch has read it.
         let program = std::env::current_exe().map_err(|error| Explained::from_error(&error))?;
-        let error =
-            std::process::Command::new(program).args(std::env::args_os().skip(1)).env(threads, "1").exec();
+        let error = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(threads, "1")
+            .exec();
         return Err(Explained::new(format!("the worker cannot start itself again: {error}")));
     }
     let hook = std::panic::take_hook();

@@ -46,8 +46,7 @@ impl Outbox {
     /// Takes the oldest message, waiting for one.
     pub(super) async fn take(&self) -> FromWorker {
         loop {
-            let oldest =
-                self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let oldest = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             match oldest {
                 Some(message) => return message,
                 None => self.filled.notified().await,

@@ -89,11 +89,7 @@ fn fill(mut socket: &TcpStream, mut rest: &mut [u8], patient: bool) -> Result<()
 }
 
 /// Stamp, number of parts, then each part's node and values within `range`.
-pub(super) fn encode_parts(
-    stamp: u64,
-    parts: &[(Node, Vec<f32>)],
-    range: Range<usize>,
-) -> Vec<u8> {
+pub(super) fn encode_parts(stamp: u64, parts: &[(Node, Vec<f32>)], range: Range<usize>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(12 + parts.len() * (8 + 4 * range.len()));
     bytes.extend(stamp.to_le_bytes());
     bytes.extend(u32::try_from(parts.len()).unwrap_or(u32::MAX).to_le_bytes());

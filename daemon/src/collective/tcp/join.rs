@@ -273,14 +273,15 @@ fn dial(
         if left.is_zero() || abort.shared.is_aborted() {
             return Err(std::io::Error::other(format!("{} did not answer in time", peer.address)));
         }
-        let met = TcpStream::connect_timeout(&peer.address, left.min(GREETING)).and_then(|socket| {
-            // The peer answers when it knows the generation, which may take as long as the join.
-            socket.set_read_timeout(Some(left))?;
-            socket.set_write_timeout(Some(GREETING))?;
-            abort.shared.register(socket.try_clone()?);
-            introduce(spec, to, &socket)?;
-            Ok(socket)
-        });
+        let met =
+            TcpStream::connect_timeout(&peer.address, left.min(GREETING)).and_then(|socket| {
+                // The peer answers when it knows the generation, which may take as long as the join.
+                socket.set_read_timeout(Some(left))?;
+                socket.set_write_timeout(Some(GREETING))?;
+                abort.shared.register(socket.try_clone()?);
+                introduce(spec, to, &socket)?;
+                Ok(socket)
+            });
         match met {
             Ok(socket) => return Ok(socket),
             Err(error) => {

@@ -41,7 +41,9 @@ pub(super) async fn files(
         return Err(Refusal::not_found(
             Explained::new(format!("job {id} has no checkpoint `{which}`"))
                 .expected(format!("best, last, or one of the steps: {known}"))
-                .hint("`ptv2ctl checkpoints` lists them; the first comes with the first evaluation"),
+                .hint(
+                    "`ptv2ctl checkpoints` lists them; the first comes with the first evaluation",
+                ),
         ));
     };
     let (key, manifest) = found.swap_remove(place);
@@ -53,10 +55,7 @@ pub(super) async fn files(
     }))
 }
 
-fn position(
-    found: &[(String, CheckpointManifest)],
-    which: &str,
-) -> Result<Option<usize>, Refusal> {
+fn position(found: &[(String, CheckpointManifest)], which: &str) -> Result<Option<usize>, Refusal> {
     match which {
         "best" => Ok(found.iter().rposition(|(_, manifest)| manifest.is_best)),
         "last" => Ok(found.len().checked_sub(1)),

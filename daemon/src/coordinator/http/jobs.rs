@@ -66,8 +66,7 @@ pub(super) async fn plan(
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let acceptance = Arc::clone(&edge.acceptance);
     let id = JobId("plan".into());
-    let checked =
-        tokio::task::spawn_blocking(move || acceptance.accept(request.spec, id, 0)).await;
+    let checked = tokio::task::spawn_blocking(move || acceptance.accept(request.spec, id, 0)).await;
     let record = checked
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
         .map_err(Refusal::spec)?;

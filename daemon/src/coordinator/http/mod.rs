@@ -110,7 +110,8 @@ impl Edge {
             (Some(job), true) => Ok(job),
             (None, _) => Err(Refusal::no_such_job(&text)),
             (Some(job), false) => {
-                let ids: Vec<&str> = found.iter().chain([&job]).map(|job| job.id.as_str()).collect();
+                let ids: Vec<&str> =
+                    found.iter().chain([&job]).map(|job| job.id.as_str()).collect();
                 Err(Refusal::ambiguous(&text, &ids))
             }
         }

@@ -6,13 +6,30 @@ use utoipa::OpenApi;
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "ptv2", description = "P-tuning v2 on many workers. Every request but /healthz \
-        needs `Authorization: Bearer TOKEN`."),
+    info(
+        title = "ptv2",
+        description = "P-tuning v2 on many workers. Every request but /healthz \
+        needs `Authorization: Bearer TOKEN`."
+    ),
     paths(
-        super::healthz, jobs::submit, jobs::plan, jobs::list, jobs::status, jobs::cancel,
-        jobs::metrics, streams::events, streams::follow_events, streams::logs,
-        streams::follow_logs, checkpoints::list, checkpoints::files, checkpoints::data,
-        workers::list, workers::drain, metrics::scrape, document,
+        super::healthz,
+        jobs::submit,
+        jobs::plan,
+        jobs::list,
+        jobs::status,
+        jobs::cancel,
+        jobs::metrics,
+        streams::events,
+        streams::follow_events,
+        streams::logs,
+        streams::follow_logs,
+        checkpoints::list,
+        checkpoints::files,
+        checkpoints::data,
+        workers::list,
+        workers::drain,
+        metrics::scrape,
+        document,
     )
 )]
 struct Document;

@@ -38,8 +38,9 @@ impl Refusal {
     }
 
     pub(super) fn ambiguous(text: &str, ids: &[&str]) -> Self {
-        let error = Explained::new(format!("`{text}` means {} jobs: {}", ids.len(), ids.join(", ")))
-            .hint("give the id of one of them");
+        let error =
+            Explained::new(format!("`{text}` means {} jobs: {}", ids.len(), ids.join(", ")))
+                .hint("give the id of one of them");
         Self::new(StatusCode::NOT_FOUND, "ambiguous_job", error)
     }
 
@@ -76,11 +77,8 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let problem = Problem {
-            status: self.status.as_u16(),
-            code: self.code.into(),
-            error: self.error,
-        };
+        let problem =
+            Problem { status: self.status.as_u16(), code: self.code.into(), error: self.error };
         let mut response = (self.status, Json(problem)).into_response();
         response
             .headers_mut()
