@@ -6,5 +6,6 @@ pub mod config;
 pub mod coordinator;
 pub mod features;
 pub mod numerics;
+pub mod tasks;
 #[cfg(feature = "torch")]
 pub mod train;
