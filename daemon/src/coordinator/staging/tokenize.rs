@@ -34,10 +34,12 @@ impl Encoder {
         };
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(failed)?;
         let max_length = max_seq_length as usize;
-        let added = tokenizer.get_post_processor().map_or(0, |post| post.added_tokens(true));
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |post| post.added_tokens(true).max(post.added_tokens(false)));
         if added >= max_length {
             return Err(at(Explained::new(format!(
-                "the tokenizer adds {added} special tokens to a pair, and sequences hold {max_length}"
+                "the tokenizer adds {added} special tokens, and sequences hold {max_length}"
             )))
             .hint("raise `data.max_seq_length`"));
         }
