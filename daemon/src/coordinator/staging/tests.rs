@@ -8,7 +8,8 @@ fn store(place: &Place) -> Store {
     storage::open(place.path("store").to_str().unwrap()).unwrap()
 }
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+/// Wants `Send`, as the driver spawns stagings.
+fn run<T>(work: impl Future<Output = T> + Send) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
