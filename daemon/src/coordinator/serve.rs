@@ -1,6 +1,6 @@
 //! Sets a coordinator up: its state folder, journal, store and address; then runs it.
 
-use super::accept::Acceptance;
+use super::accept::{HashCache, Roots};
 use super::driver::{Beginning, Driver};
 use super::http::{Edge, Tokens, router};
 use super::journal::Journal;
@@ -48,7 +48,7 @@ impl Coordinator {
         let count = facts.len();
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), facts);
         let tokens = Tokens::open(&state)?;
-        let acceptance = Arc::new(Acceptance::new(config.roots.clone())?);
+        let roots = Arc::new(roots(&config.roots)?);
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
             Explained::new(format!("{} cannot be listened on: {error}", config.listen))
                 .at("listen")
@@ -63,8 +63,8 @@ impl Coordinator {
             store_url: store_url.clone(),
         };
         let (driver, doors) = Driver::new(beginning);
-        let shutdown = shutdown.clone();
-        let edge = Edge { doors, journal, store, store_url, tokens, acceptance, shutdown };
+        let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
+        let edge = Edge { doors, journal, store, store_url, tokens, roots, hashes, shutdown };
         tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
         Ok(Self { listener, address, driver, edge, state, _lock: lock })
     }
@@ -96,6 +96,18 @@ impl Coordinator {
         drop(std::fs::remove_file(&place));
         result
     }
+}
+
+/// The allowed roots as real paths.
+fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
+    let real = |folder: &PathBuf| {
+        folder.canonicalize().map_err(|error| {
+            Explained::new(format!("an allowed root cannot be read: {error}"))
+                .at(folder.display().to_string())
+                .hint("name a folder that exists, in `roots` or by --allow")
+        })
+    };
+    Ok(Roots { allowed: folders.iter().map(real).collect::<Result<_, _>>()? })
 }
 
 /// Makes the state folder, readable by its owner only, and takes its lock.

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::problem::Refusal;
 use crate::clock;
+use crate::coordinator::accept;
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
 use axum::Json;
@@ -26,14 +27,14 @@ pub(super) async fn submit(
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let acceptance = Arc::clone(&edge.acceptance);
+    let (roots, hashes) = (Arc::clone(&edge.roots), Arc::clone(&edge.hashes));
     let spec = request.spec;
     let mut random = [0; 5];
     getrandom::fill(&mut random)
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
     let id = JobId::from_random(random);
-    let checked =
-        tokio::task::spawn_blocking(move || acceptance.accept(spec, id, clock::unix_ms())).await;
+    let check = move || accept::accept(spec, &roots, &hashes, id, clock::unix_ms());
+    let checked = tokio::task::spawn_blocking(check).await;
     let mut record = checked
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
         .map_err(Refusal::spec)?;
@@ -64,13 +65,11 @@ pub(super) async fn plan(
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<Json<Plan>, Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let acceptance = Arc::clone(&edge.acceptance);
-    let id = JobId("plan".into());
-    let checked = tokio::task::spawn_blocking(move || acceptance.accept(request.spec, id, 0)).await;
-    let record = checked
-        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
-        .map_err(Refusal::spec)?;
-    Ok(Json(record.plan))
+    let roots = Arc::clone(&edge.roots);
+    let check = move || accept::plan(request.spec, &roots);
+    let checked = tokio::task::spawn_blocking(check).await;
+    let plan = checked.map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
+    Ok(Json(plan.map_err(Refusal::spec)?))
 }
 
 /// Which jobs to list.

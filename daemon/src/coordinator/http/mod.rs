@@ -13,7 +13,7 @@ mod workers;
 
 pub use auth::Tokens;
 
-use super::accept::Acceptance;
+use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
 use super::journal::Journal;
 use axum::Router;
@@ -41,8 +41,10 @@ pub struct Edge {
     pub store_url: String,
     /// Who may ask what.
     pub tokens: Tokens,
-    /// Checks submits.
-    pub acceptance: Arc<Acceptance>,
+    /// What jobs may read.
+    pub roots: Arc<Roots>,
+    /// Hashes of backbones' files.
+    pub hashes: Arc<HashCache>,
     /// Ends the streams.
     pub shutdown: CancellationToken,
 }

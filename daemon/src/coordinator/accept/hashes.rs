@@ -1,0 +1,77 @@
+//! SHA-256 of files, remembered as long as a file stays as it is: a warm start must not read
+//! gigabytes.
+
+use ptv2_common::error::Explained;
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// Files remembered at most; beyond it all are forgotten.
+const ENTRIES_MAX: usize = 4096;
+
+const BUFFER_BYTES: usize = 1 << 20;
+
+/// A file in one state: device, inode, size, and times of content and of inode in seconds and
+/// nanoseconds.
+type FileState = (u64, u64, u64, [i64; 4]);
+
+/// Hashes of files, by what `stat` says of them.
+#[derive(Debug, Default)]
+pub struct HashCache {
+    known: Mutex<HashMap<FileState, String>>,
+}
+
+impl HashCache {
+    /// The file's SHA-256 in lower-case hexadecimal, read only if it is not known.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or changes meanwhile.
+    pub fn sha256(&self, path: &Path) -> Result<String, Explained> {
+        let refused = |why: String| {
+            Explained::new(format!("the file cannot be hashed: {why}"))
+                .at(path.display().to_string())
+        };
+        let failed = |error: std::io::Error| refused(error.to_string());
+        let mut file = File::open(path).map_err(failed)?;
+        let before = state(&file.metadata().map_err(failed)?);
+        if let Some(known) = self.lock().get(&before) {
+            return Ok(known.clone());
+        }
+        let hash = digest(&mut file).map_err(failed)?;
+        if state(&file.metadata().map_err(failed)?) != before {
+            return Err(refused("it changed while it was read".into())
+                .hint("submit again once nothing writes to it"));
+        }
+        let mut known = self.lock();
+        if known.len() >= ENTRIES_MAX {
+            known.clear();
+        }
+        known.insert(before, hash.clone());
+        Ok(hash)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FileState, String>> {
+        // An insert is all that happens under the lock, so a panic elsewhere leaves the map whole.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn state(meta: &Metadata) -> FileState {
+    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
+    (meta.dev(), meta.ino(), meta.size(), times)
+}
+
+fn digest(file: &mut File) -> std::io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hasher.finalize())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
+}

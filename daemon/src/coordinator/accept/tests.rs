@@ -1,0 +1,250 @@
+//! Acceptance on a small folder of RTE rows and the golden backbone.
+
+use super::*;
+use serde_json::json;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+/// A temporary folder `allowed` with data and a backbone, and one beside it that is not allowed.
+pub(crate) struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    /// Three training rows, two validation rows, and a copy of the golden backbone.
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Self { folder };
+        fs::create_dir_all(place.path("allowed/data/RTE")).unwrap();
+        fs::create_dir_all(place.path("elsewhere")).unwrap();
+        let row = |label: &str| {
+            json!({"premise": "A cat.", "hypothesis": "The cat.", "label": label, "idx": 0})
+                .to_string()
+        };
+        let (yes, no) = (row("entailment"), row("not_entailment"));
+        place.write("allowed/data/RTE/train.jsonl", &[&*yes, &no, &yes].join("\n"));
+        place.write("allowed/data/RTE/val.jsonl", &format!("{no}\n{no}\n{yes}\n{no}\n"));
+        copy(&goldens().join("backbone"), &place.path("allowed/model"));
+        place
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().unwrap().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn roots(&self) -> Roots {
+        Roots { allowed: vec![self.path("allowed"), self.path("not-there")] }
+    }
+
+    pub(crate) fn spec(&self) -> Value {
+        json!({
+            "task": "superglue/rte",
+            "backbone": {"path": self.path("allowed/model")},
+            "data": {"root": format!("file://{}", self.path("allowed/data").display()),
+                "max_seq_length": 24},
+            "method": {"pre_seq_len": 5},
+            "training": {"epochs": 4, "batch_size": 2, "learning_rate": 0.005},
+        })
+    }
+
+    pub(crate) fn accept(&self, spec: Value) -> Result<JobRecord, Explained> {
+        let id = JobId("j0123456789".into());
+        accept(spec, &self.roots(), &HashCache::default(), id, 7)
+    }
+}
+
+fn goldens() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert-tiny")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for name in [backbone::CONFIG, backbone::WEIGHTS, backbone::TOKENIZER] {
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_job_is_accepted_with_all_of_it_pinned() {
+    let place = Place::new();
+    let record = place.accept(place.spec()).unwrap();
+    assert_eq!((record.name.as_str(), record.submitted_unix_ms), ("rte-j0123456789", 7));
+    assert_eq!(record.labels, ["entailment", "not_entailment"]);
+    assert_eq!((record.choices, record.best_metric.as_str()), (1, "accuracy"));
+    assert_eq!(record.spec.data.root, place.path("allowed/data").to_str().unwrap());
+    assert_eq!(record.spec.backbone.path, record.backbone.directory);
+    assert_eq!(record.spec.training.slices, Some(1));
+    assert_eq!(
+        (record.backbone.hidden_size, record.backbone.layers, record.backbone.heads),
+        (32, 2, 4)
+    );
+    let weights = fs::read(place.path("allowed/model/model.safetensors")).unwrap();
+    assert_eq!(record.backbone.weights_sha256, storage::sha256(&weights));
+    let prefix = 5 * 2 * 2 * 32;
+    let trainable = prefix + 32 * 2 + 2;
+    let expected = Plan {
+        train_rows: 3,
+        val_rows: 4,
+        steps_per_epoch: 2,
+        total_steps: 8,
+        slices: 1,
+        trainable_parameters: trainable,
+        prefix_parameters: prefix,
+        gradient_bytes: 4 * trainable,
+        checkpoint_bytes: 12 * trainable,
+        positions_used: 29,
+        positions_available: 64,
+    };
+    assert_eq!(record.plan, expected);
+    assert_eq!(plan(place.spec(), &place.roots()).unwrap(), expected);
+    let again = place.accept(place.spec()).unwrap();
+    assert_eq!(again.spec_sha256, record.spec_sha256);
+    let mut other = place.spec();
+    other["training"]["seed"] = 12.into();
+    assert_ne!(place.accept(other).unwrap().spec_sha256, record.spec_sha256);
+}
+
+#[test]
+fn limits_and_steps_count() {
+    let place = Place::new();
+    let mut spec = place.spec();
+    spec["data"]["max_train_rows"] = 2.into();
+    spec["training"] = json!({"max_steps": 9, "learning_rate": 0.1, "batch_size": 32, "slices": 3});
+    spec["method"]["kind"] = "head".into();
+    spec["name"] = "mine".into();
+    let record = place.accept(spec).unwrap();
+    let plan = &record.plan;
+    assert_eq!(
+        (plan.train_rows, plan.steps_per_epoch, plan.total_steps, plan.slices),
+        (2, 1, 9, 3)
+    );
+    assert_eq!((plan.prefix_parameters, plan.trainable_parameters), (0, 66));
+    assert_eq!((record.name.as_str(), plan.positions_used), ("mine", 24));
+}
+
+fn check_refused(
+    place: &Place,
+    change: impl FnOnce(&mut Value),
+    what: &str,
+    at: &str,
+) -> Explained {
+    let mut spec = place.spec();
+    change(&mut spec);
+    let error = plan(spec, &place.roots()).unwrap_err();
+    assert!(error.what.contains(what), "{error:?} does not say {what:?}");
+    assert!(error.place.as_deref().is_some_and(|place| place.ends_with(at)), "{error:?}");
+    error
+}
+
+#[test]
+fn prefix_and_text_must_fit_the_positions() {
+    let place = Place::new();
+    let fit =
+        |longest: u32| move |spec: &mut Value| spec["data"]["max_seq_length"] = longest.into();
+    let mut exact = place.spec();
+    fit(59)(&mut exact);
+    assert_eq!(plan(exact, &place.roots()).unwrap().positions_used, 64);
+    let what = "a prefix of 5 and sequences of up to 60 take 65 positions, but the backbone has 64";
+    let error = check_refused(&place, fit(60), what, "data.max_seq_length");
+    assert_eq!(error.hint.unwrap(), "lower `data.max_seq_length` to 59, or `method.pre_seq_len`");
+}
+
+#[test]
+fn nothing_outside_the_roots_is_read() {
+    let place = Place::new();
+    let outside = "lies under no root";
+    copy(&place.path("allowed/model"), &place.path("elsewhere/model"));
+    symlink(place.path("elsewhere"), place.path("allowed/link")).unwrap();
+    let path = |name: &str| json!(place.path(name));
+    for name in ["elsewhere/model", "allowed/link/model", "allowed/../elsewhere/model", "nowhere"] {
+        let to = path(name);
+        let change = |spec: &mut Value| spec["backbone"]["path"] = to;
+        let error = check_refused(&place, change, outside, "backbone.path");
+        let roots = error.expected.unwrap();
+        assert!(roots.contains(place.path("allowed").to_str().unwrap()), "{roots}");
+        assert!(error.hint.unwrap().contains("--allow"));
+    }
+    let to = path("elsewhere");
+    check_refused(&place, |spec| spec["data"]["root"] = to, outside, "data.root");
+    let to = path("elsewhere");
+    check_refused(&place, |spec| spec["init"] = json!({"adapter": to}), outside, "init.adapter");
+    let to = path("allowed/typo");
+    check_refused(&place, |spec| spec["data"]["root"] = to, "cannot be read", "data.root");
+    let relative = |spec: &mut Value| spec["backbone"]["path"] = "model".into();
+    check_refused(&place, relative, "`model` is no location", "backbone.path");
+
+    let train = place.path("allowed/data/RTE/train.jsonl");
+    fs::rename(&train, place.path("elsewhere/train.jsonl")).unwrap();
+    symlink(place.path("elsewhere/train.jsonl"), &train).unwrap();
+    check_refused(&place, |_| (), outside, "data.root");
+}
+
+#[test]
+fn a_root_may_be_a_link_itself() {
+    let place = Place::new();
+    symlink(place.path("allowed"), place.path("alias")).unwrap();
+    let roots = Roots { allowed: vec![place.path("alias")] };
+    assert!(plan(place.spec(), &roots).is_ok());
+}
+
+#[test]
+fn a_refused_spec_or_row_is_named() {
+    let place = Place::new();
+    check_refused(&place, |spec| spec["task"] = "superglue/x".into(), "does not know", "task");
+    let template = |spec: &mut Value| spec["data"]["template_id"] = 1.into();
+    check_refused(&place, template, "`data.template_id` is 1", "data.template_id");
+    place.write("allowed/data/RTE/val.jsonl", "{\"premise\": \"A\"}\n");
+    check_refused(&place, |_| (), "`hypothesis` is missing", "data/RTE/val.jsonl:1");
+    fs::remove_file(place.path("allowed/data/RTE/val.jsonl")).unwrap();
+    check_refused(&place, |_| (), "RTE/val.jsonl` cannot be read", "data.root");
+}
+
+#[test]
+fn a_backbone_that_cannot_be_used_is_named() {
+    let place = Place::new();
+    let config = fs::read_to_string(place.path("allowed/model/config.json")).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(config.contains(from));
+        place.write("allowed/model/config.json", &config.replace(from, to));
+    };
+    let file = "allowed/model/config.json";
+    with("\"bert\"", "\"roberta\"");
+    check_refused(&place, |_| (), "`model_type` of the backbone is \"roberta\"", file);
+    with("\"num_attention_heads\": 4", "\"num_attention_heads\": 5");
+    check_refused(&place, |_| (), "`hidden_size` of the backbone is 32", file);
+    with("\"vocab_size\"", "\"words\"");
+    check_refused(&place, |_| (), "missing field `vocab_size`", file);
+    with("\"absolute\"", "\"relative_key\"");
+    check_refused(
+        &place,
+        |_| (),
+        "`position_embedding_type` of the backbone is relative_key",
+        file,
+    );
+    place.write(file, &config);
+    fs::remove_file(place.path("allowed/model/tokenizer.json")).unwrap();
+    check_refused(&place, |_| (), "model/tokenizer.json` cannot be read", "backbone.path");
+    let weights = place.path("allowed/model/model.safetensors");
+    fs::rename(weights, place.path("allowed/model/pytorch_model.bin")).unwrap();
+    let error = check_refused(&place, |_| (), "a pickle", "backbone.path");
+    assert!(error.hint.unwrap().contains("convert"));
+}
+
+#[test]
+fn a_hash_is_remembered_until_the_file_changes() {
+    let place = Place::new();
+    let cache = HashCache::default();
+    let file = place.path("elsewhere/file");
+    place.write("elsewhere/file", "one");
+    let one = cache.sha256(&file).unwrap();
+    assert_eq!(one, storage::sha256(b"one"));
+    assert_eq!(cache.sha256(&file).unwrap(), one);
+    place.write("elsewhere/file", "three");
+    assert_eq!(cache.sha256(&file).unwrap(), storage::sha256(b"three"));
+    assert!(cache.sha256(&place.path("elsewhere/none")).is_err());
+}

@@ -1,0 +1,90 @@
+//! Staging into a store in a folder.
+
+use super::*;
+use crate::coordinator::accept::tests::Place;
+use std::fs;
+
+fn store(place: &Place) -> Store {
+    storage::open(place.path("store").to_str().unwrap()).unwrap()
+}
+
+/// Wants `Send`, as the driver spawns stagings.
+fn run<T>(work: impl Future<Output = T> + Send) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+}
+
+#[test]
+fn features_are_made_once_and_found_again() {
+    let place = Place::new();
+    let store = store(&place);
+    let record = place.accept(place.spec()).unwrap();
+    let staged = run(stage(&store, &record)).unwrap();
+    assert_eq!(staged.majority_class, 0.75);
+    let manifest = run(read_manifest(&store, &staged.features)).unwrap().unwrap();
+    let [chunk] = manifest.splits[TRAIN].as_slice() else { panic!("one chunk") };
+    assert_eq!(chunk.rows, 3);
+    let rows = run(stored_rows(&store, chunk)).unwrap();
+    assert_eq!(rows.labels(), [0, 1, 0]);
+    assert_eq!(rows.sequences(0)[0].ids, [2, 6, 34, 58, 3, 5, 34, 58, 3]);
+
+    let times = |name: &str| {
+        let key = place.path("store").join(features::folder(&staged.features)).join(name);
+        fs::metadata(key).unwrap().modified().unwrap()
+    };
+    let before = [times("manifest.json"), times("train-00000.safetensors")];
+    assert_eq!(run(stage(&store, &record)).unwrap(), staged);
+    assert_eq!([times("manifest.json"), times("train-00000.safetensors")], before);
+
+    // A staging that was cut off before the manifest is taken up again.
+    let folder = place.path("store").join(features::folder(&staged.features));
+    fs::remove_file(folder.join("manifest.json")).unwrap();
+    fs::remove_file(folder.join("val-00000.safetensors")).unwrap();
+    assert_eq!(run(stage(&store, &record)).unwrap(), staged);
+    assert_eq!(times("train-00000.safetensors"), before[1]);
+
+    fs::write(folder.join("val-00000.safetensors"), "damaged").unwrap();
+    let error = run(stage(&store, &record)).unwrap_err();
+    assert!(error.what.contains("not what was put there"), "{error:?}");
+}
+
+#[test]
+fn the_hash_covers_what_features_depend_on() {
+    let place = Place::new();
+    let record = place.accept(place.spec()).unwrap();
+    let hash = |record: &JobRecord, train: &str| features_hash(record, train, "v").unwrap();
+    let one = hash(&record, "t");
+    assert_eq!((one.len(), hash(&record, "t")), (64, one.clone()));
+    let changed: [fn(&mut JobRecord); 5] = [
+        |record| record.spec.data.max_seq_length = 25,
+        |record| record.spec.data.max_train_rows = Some(3),
+        |record| record.spec.data.max_val_rows = Some(3),
+        |record| record.spec.task = "superglue/cb".into(),
+        |record| record.backbone.tokenizer_sha256 = "other".into(),
+    ];
+    for change in changed {
+        let mut other = record.clone();
+        change(&mut other);
+        assert_ne!(hash(&other, "t"), one);
+    }
+    assert_ne!(hash(&record, "u"), one);
+    let mut same = record.clone();
+    same.spec.training.learning_rate = 1.0;
+    assert_eq!(hash(&same, "t"), one, "training does not change features");
+}
+
+#[test]
+fn files_that_changed_since_the_submit_are_refused() {
+    let place = Place::new();
+    let store = store(&place);
+    let record = place.accept(place.spec()).unwrap();
+    let train = place.path("allowed/data/RTE/train.jsonl");
+    let text = fs::read_to_string(&train).unwrap();
+    fs::write(&train, text.lines().next().unwrap()).unwrap();
+    let error = run(stage(&store, &record)).unwrap_err();
+    assert_eq!(error.what, "the train split has 1 rows");
+    fs::write(&train, text).unwrap();
+    let tokenizer = place.path("allowed/model/tokenizer.json");
+    fs::write(&tokenizer, fs::read_to_string(&tokenizer).unwrap() + "\n").unwrap();
+    let error = run(stage(&store, &record)).unwrap_err();
+    assert!(error.what.contains("tokenizer.json has changed since the submit"), "{error:?}");
+}

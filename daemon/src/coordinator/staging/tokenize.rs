@@ -1,0 +1,160 @@
+//! Text pairs into token ids, by the backbone's own tokenizer.
+
+use crate::features::{Rows, Sequence};
+use crate::tasks::{Example, Pair};
+use ptv2_common::error::Explained;
+use tokenizers::{
+    EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
+    TruncationStrategy,
+};
+
+/// The version of the tokenizer library: a part of the features' hash.
+pub(super) const LIBRARY_VERSION: &str = "0.22.2";
+
+/// A tokenizer, set to a job's longest sequence.
+pub(super) struct Encoder {
+    tokenizer: Tokenizer,
+    vocab_size: u32,
+    /// Its file, for people.
+    place: String,
+}
+
+impl Encoder {
+    /// Reads a `tokenizer.json`. The file's own padding and truncation are replaced: none, and
+    /// longest-first to `max_seq_length`, special tokens included.
+    pub(super) fn new(
+        bytes: &[u8],
+        place: String,
+        vocab_size: u32,
+        max_seq_length: u32,
+    ) -> Result<Self, Explained> {
+        let at = |error: Explained| error.at(&place);
+        let failed = |error: tokenizers::Error| {
+            at(Explained::from_error(error.as_ref())).expected("a tokenizer.json of Hugging Face")
+        };
+        let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(failed)?;
+        let max_length = max_seq_length as usize;
+        let added = tokenizer
+            .get_post_processor()
+            .map_or(0, |post| post.added_tokens(true).max(post.added_tokens(false)));
+        if added >= max_length {
+            return Err(at(Explained::new(format!(
+                "the tokenizer adds {added} special tokens, and sequences hold {max_length}"
+            )))
+            .hint("raise `data.max_seq_length`"));
+        }
+        let truncation = TruncationParams {
+            direction: TruncationDirection::Right,
+            max_length,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
+        tokenizer.with_padding(None);
+        Ok(Self { tokenizer, vocab_size, place })
+    }
+
+    /// Tokenizes examples, many at a time on all cores.
+    pub(super) fn rows(&self, examples: &[Example]) -> Result<Rows, Explained> {
+        let inputs: Vec<EncodeInput<'_>> =
+            examples.iter().flat_map(|example| &example.pairs).map(input).collect();
+        let encodings = self
+            .tokenizer
+            .encode_batch_fast(inputs, true)
+            .map_err(|error| Explained::from_error(error.as_ref()).at(&self.place))?;
+        let mut encodings = encodings.into_iter();
+        let mut rows = Rows::default();
+        for example in examples {
+            let sequences = encodings
+                .by_ref()
+                .take(example.pairs.len())
+                .map(|encoding| self.sequence(&encoding))
+                .collect::<Result<Vec<_>, _>>()?;
+            let borrowed: Vec<Sequence<'_>> =
+                sequences.iter().map(|(ids, types)| Sequence { ids, types }).collect();
+            rows.push(&borrowed, example.label.unwrap_or(-1), example.idx);
+        }
+        Ok(rows)
+    }
+
+    fn sequence(&self, encoding: &Encoding) -> Result<(Vec<u32>, Vec<u8>), Explained> {
+        let largest = encoding.get_ids().iter().copied().max().unwrap_or(0);
+        if largest >= self.vocab_size {
+            return Err(Explained::new(format!(
+                "the tokenizer gives the token id {largest}, but the backbone knows {} words",
+                self.vocab_size
+            ))
+            .at(&self.place)
+            .expected(format!("ids below {}, the `vocab_size` in config.json", self.vocab_size))
+            .hint("take tokenizer.json and model.safetensors from the same model"));
+        }
+        let types = encoding.get_type_ids().iter().map(|kind| u8::try_from(*kind)).collect();
+        let types: Vec<u8> = types_or_refused(types, &self.place)?;
+        Ok((encoding.get_ids().to_vec(), types))
+    }
+}
+
+fn types_or_refused(
+    types: Result<Vec<u8>, std::num::TryFromIntError>,
+    place: &str,
+) -> Result<Vec<u8>, Explained> {
+    types.map_err(|_| {
+        Explained::new("the tokenizer gives a token type above 255").at(place).expected("0 or 1")
+    })
+}
+
+fn input(pair: &Pair) -> EncodeInput<'_> {
+    match pair {
+        (first, Some(second)) => (first.as_str(), second.as_str()).into(),
+        (only, None) => only.as_str().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks;
+    use serde_json::Value;
+
+    const TOKENIZER: &[u8] =
+        include_bytes!("../../../../tests/goldens/bert-tiny/backbone/tokenizer.json");
+    const TOKENS: &str = include_str!("../../../../tests/goldens/bert-tiny/tokens.json");
+
+    #[test]
+    fn token_ids_and_types_are_the_goldens() {
+        let goldens: Vec<Value> = serde_json::from_str(TOKENS).unwrap();
+        assert_eq!(goldens.len(), 10);
+        for golden in goldens {
+            let task = tasks::by_name(golden["task"].as_str().unwrap()).unwrap();
+            let longest = u32::try_from(golden["max_seq_length"].as_u64().unwrap()).unwrap();
+            let encoder = Encoder::new(TOKENIZER, "t".into(), 128, longest).unwrap();
+            let rows = encoder.rows(&[task.example(&golden["row"]).unwrap()]).unwrap();
+            let expected = golden["sequences"].as_array().unwrap();
+            let found = rows.sequences(0);
+            assert_eq!(found.len(), expected.len(), "{golden}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert_eq!(serde_json::json!(found.ids), expected["ids"], "{golden}");
+                assert_eq!(serde_json::json!(found.types), expected["types"], "{golden}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_of_another_model_is_refused() {
+        let encoder = Encoder::new(TOKENIZER, "/m/tokenizer.json".into(), 5, 16).unwrap();
+        let pairs = vec![("a cat".to_owned(), None)];
+        let example = Example { pairs, label: Some(0), idx: 0 };
+        let error = encoder.rows(&[example]).unwrap_err();
+        assert_eq!(error.place.as_deref(), Some("/m/tokenizer.json"));
+        assert!(error.what.contains("id 34, but the backbone knows 5"), "{}", error.what);
+        assert!(Encoder::new(b"{}", "t".into(), 5, 16).is_err());
+        assert!(Encoder::new(TOKENIZER, "t".into(), 5, 3).is_err(), "only special tokens fit");
+    }
+
+    #[test]
+    fn the_library_version_is_the_locked_one() {
+        let lock = include_str!("../../../../Cargo.lock");
+        let entry = format!("name = \"tokenizers\"\nversion = \"{LIBRARY_VERSION}\"");
+        assert!(lock.contains(&entry), "LIBRARY_VERSION is not what Cargo.lock says");
+    }
+}
