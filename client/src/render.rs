@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn a_table_has_neither_margins_nor_lines() {
         let text = table(&["id", "name"], vec![vec!["j1".into(), "rte".into()]]);
-        assert_eq!(text, "ID   NAME\nj1   rte");
+        assert_eq!(text, "ID  NAME\nj1  rte");
     }
 
     #[test]
     fn pairs_leave_out_what_is_not_known() {
-        assert_eq!(pairs(vec![("a", Some("1".into())), ("b", None)]), "a   1");
+        assert_eq!(pairs(vec![("a", Some("1".into())), ("b", None)]), "a  1");
     }
 
     #[test]
