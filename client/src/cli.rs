@@ -1,0 +1,307 @@
+//! What can be typed: commands, options and the environment variables behind them.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ptv2_common::spec::WorkerRange;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  the job failed
+    2  wrong usage, a refused spec, or a local file that cannot be read or written
+    3  the coordinator is unreachable, or its answer is of no use
+    4  no such job (or checkpoint, or worker), or several jobs of that name
+    5  the job was cancelled
+    6  not permitted: no token, or a wrong one
+    7  the time-out passed and the job goes on
+  130  Ctrl-C: while following, the job goes on
+
+Data goes to stdout, everything else to stderr. JOB is an id, its beginning, or a unique name.
+The token is read from PTV2_TOKEN_FILE, else from .ptv2/token in the current folder.";
+
+/// Client of ptv2, the P-tuning v2 prefix training daemon.
+#[derive(Debug, Parser)]
+#[command(name = "ptv2ctl", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The coordinator's address.
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "PTV2_COORDINATOR",
+        default_value = "http://127.0.0.1:7341"
+    )]
+    pub(crate) coordinator: String,
+    /// How data is printed.
+    #[arg(long, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// File that holds the token [default: .ptv2/token].
+    #[arg(long, global = true, value_name = "FILE", env = "PTV2_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs; the schema is stable.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Submits a job and prints its id.
+    Submit(SubmitArgs),
+    /// Says what submit would do: rows, steps, trained parameters, bytes, limits.
+    Plan(PlanArgs),
+    /// Shows a job, or lists jobs.
+    Status(StatusArgs),
+    /// Waits until jobs are final; the exit code is the worst one's.
+    Wait(WaitArgs),
+    /// Prints a job's log.
+    Logs(FollowArgs),
+    /// Prints what a job's steps and evaluations measured.
+    Metrics(JobArgs),
+    /// Prints what happened to a job.
+    Events(FollowArgs),
+    /// Lists a job's checkpoints.
+    Checkpoints(JobArgs),
+    /// Cancels a job.
+    Cancel(JobArgs),
+    /// Fetches a checkpoint into a folder and prints the folder.
+    Pull(PullArgs),
+    /// Lists workers.
+    Workers,
+    /// Lets a worker finish its step, leave its group and end.
+    Drain(DrainArgs),
+}
+
+/// A job file and what is changed in it.
+#[derive(Debug, Args)]
+pub(crate) struct JobFileArgs {
+    /// A job in TOML or JSON; `-` reads stdin. Relative paths in it start at its folder.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Sets a key, for example `training.seed=3`. Relative paths start at the current folder.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) sets: Vec<Assignment>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) job_file: JobFileArgs,
+    /// The job's name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Number of workers, `N` or `MIN..MAX`.
+    #[arg(long, value_name = "N|MIN..MAX")]
+    pub(crate) workers: Option<WorkerRange>,
+    /// A repeated submit with the same key returns the first job.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Shows progress until the job is final, then its result.
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) follow: bool,
+    /// Waits in silence until the job is final, then prints its status.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// Waits no longer than this, for example `90s` or `2h`.
+    #[arg(long, requires = "wait", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) job_file: JobFileArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The job; without it, jobs are listed, newest first.
+    #[arg(conflicts_with_all = ["state", "task", "limit"])]
+    pub(crate) job: Option<String>,
+    /// Lists only jobs in this state.
+    #[arg(long, value_parser = ["staging", "queued", "running", "succeeded", "failed", "cancelled"])]
+    pub(crate) state: Option<String>,
+    /// Lists only jobs of this task.
+    #[arg(long)]
+    pub(crate) task: Option<String>,
+    /// Lists no more than this many [default: 50].
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// The jobs.
+    #[arg(required = true, value_name = "JOB")]
+    pub(crate) jobs: Vec<String>,
+    /// Waits no longer than this, for example `90s` or `2h`.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FollowArgs {
+    /// The job.
+    pub(crate) job: String,
+    /// Goes on until the job is final.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    /// The job.
+    pub(crate) job: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The job.
+    pub(crate) job: String,
+    /// Which checkpoint: `best`, `last` or a step.
+    #[arg(long, default_value = "best", value_name = "best|last|STEP")]
+    pub(crate) checkpoint: Which,
+    /// What is written: a PEFT adapter, or ptv2's own files.
+    #[arg(long, value_enum, default_value_t = Format::Peft)]
+    pub(crate) format: Format,
+    /// The folder to make [default: ./<job name>-<checkpoint>].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// Replaces the folder if it exists.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Reads the artifact store itself, not through the coordinator.
+    #[arg(long)]
+    pub(crate) direct: bool,
+    /// The artifact store. No coordinator is asked then; JOB must be the full id.
+    #[arg(long, value_name = "URL", requires = "direct")]
+    pub(crate) store: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// The worker.
+    pub(crate) worker: String,
+}
+
+/// What `pull` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// ptv2's own files, with the optimizer's state.
+    Native,
+    /// An adapter that PEFT loads.
+    Peft,
+}
+
+/// Which checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// The best evaluated state.
+    Best,
+    /// The newest.
+    Last,
+    /// The one after this many optimizer steps.
+    Step(u64),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "best" => Ok(Self::Best),
+            "last" => Ok(Self::Last),
+            step => step
+                .parse()
+                .map(Self::Step)
+                .map_err(|_| format!("`{step}` is neither `best`, `last` nor a step")),
+        }
+    }
+}
+
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Best => f.write_str("best"),
+            Self::Last => f.write_str("last"),
+            Self::Step(step) => write!(f, "{step}"),
+        }
+    }
+}
+
+/// A `--set`: where, and the text that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    /// The key's parts, at least one, none empty.
+    pub(crate) path: Vec<String>,
+    /// What stands behind the first `=`.
+    pub(crate) text: String,
+}
+
+impl FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = "expected `key=value`, for example `training.seed=3`";
+        let (key, value) = text.split_once('=').ok_or(expected)?;
+        let path: Vec<String> = key.split('.').map(|part| part.trim().to_owned()).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(format!("`{key}` is no key; {expected}"));
+        }
+        Ok(Self { path, text: value.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_documents_the_exit_codes() {
+        let help = Cli::command().render_help().to_string();
+        assert!(help.contains("7  the time-out passed and the job goes on"), "{help}");
+    }
+
+    #[test]
+    fn a_set_is_split_at_its_first_equals_sign() {
+        let set: Assignment = "a.b=c=d".parse().unwrap();
+        assert_eq!((set.path, set.text.as_str()), (vec!["a".into(), "b".into()], "c=d"));
+        assert!("no-value".parse::<Assignment>().is_err());
+        assert!("a..b=1".parse::<Assignment>().is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_is_a_word_or_a_step() {
+        assert_eq!("best".parse(), Ok(Which::Best));
+        assert_eq!("120".parse(), Ok(Which::Step(120)));
+        assert!("newest".parse::<Which>().is_err());
+    }
+
+    #[test]
+    fn a_store_is_only_read_directly() {
+        assert!(Cli::try_parse_from(["ptv2ctl", "pull", "j1", "--store", "/a"]).is_err());
+        assert!(Cli::try_parse_from(["ptv2ctl", "submit", "-", "--timeout", "3s"]).is_err());
+    }
+}

@@ -1,0 +1,40 @@
+//! One file a command, and what following a job has in common.
+
+mod cancel;
+mod checkpoints;
+mod drain;
+mod events;
+mod follow;
+mod logs;
+mod metrics;
+mod plan;
+mod pull;
+mod status;
+mod submit;
+mod wait;
+mod workers;
+
+use crate::cli::{Cli, Command};
+use crate::failure::{Failure, Outcome};
+use crate::http::Api;
+
+/// Runs what was typed.
+pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
+    let output = cli.global.output;
+    let api = || Api::new(&cli.global);
+    match &cli.command {
+        Command::Submit(args) => submit::run(&api()?, output, args).await,
+        Command::Plan(args) => plan::run(&api()?, output, args).await,
+        Command::Status(args) => status::run(&api()?, output, args).await,
+        Command::Wait(args) => wait::run(&api()?, output, args).await,
+        Command::Logs(args) => logs::run(&api()?, output, args).await,
+        Command::Metrics(args) => metrics::run(&api()?, output, args).await,
+        Command::Events(args) => events::run(&api()?, output, args).await,
+        Command::Checkpoints(args) => checkpoints::run(&api()?, output, args).await,
+        Command::Cancel(args) => cancel::run(&api()?, output, args).await,
+        // The only one that may do without a coordinator, and so without its token.
+        Command::Pull(args) => pull::run(&cli.global, args).await,
+        Command::Workers => workers::run(&api()?, output).await,
+        Command::Drain(args) => drain::run(&api()?, output, args).await,
+    }
+}

@@ -1,0 +1,31 @@
+//! `ptv2ctl status`.
+
+use crate::cli::{Output, StatusArgs};
+use crate::failure::{Failure, Outcome};
+use crate::http::Api;
+use crate::{render, tables};
+use ptv2_common::api::JobStatus;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+const DEFAULT_LIMIT: u32 = 50;
+
+/// Prints one job, or the list.
+pub(crate) async fn run(api: &Api, output: Output, args: &StatusArgs) -> Result<Outcome, Failure> {
+    if let Some(job) = &args.job {
+        let job: JobStatus = api.get(&["jobs", job]).await?;
+        render::either(output, &job, tables::job)?;
+        return Ok(Outcome::Done);
+    }
+    let mut query = vec![("limit", args.limit.unwrap_or(DEFAULT_LIMIT).to_string())];
+    query.extend(args.state.iter().map(|state| ("state", state.clone())));
+    query.extend(args.task.iter().map(|task| ("task", task.clone())));
+    let jobs: Vec<JobStatus> = api.get_with(&["jobs"], &query).await?;
+    render::either(output, jobs.as_slice(), |jobs| tables::jobs(jobs, now_unix_ms()))?;
+    Ok(Outcome::Done)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge: an age is shown to a person")]
+fn now_unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,325 @@
+//! The coordinator's API: addresses, the token, answers and errors, and patience with a restart.
+
+use crate::cli::Global;
+use crate::failure::{Failure, Kind};
+use crate::render;
+use ptv2_common::error::Explained;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The token's place below the current folder: the default state folder of `ptv2d local`.
+const DEFAULT_TOKEN_FILE: &str = ".ptv2/token";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// No answer needs longer, but for a submit, which hashes the backbone's files.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long a stream may be silent; the coordinator sends comments in between.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How long a follower bears a coordinator that does not answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
+
+/// A coordinator and the right to talk to it.
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    client: reqwest::Client,
+    base: Url,
+}
+
+impl Api {
+    /// Prepares requests; nothing is sent yet.
+    pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
+        let base = parse_base(&global.coordinator)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, read_token(global.token_file.as_deref())?);
+        let mut builder = reqwest::Client::builder()
+            .default_headers(headers)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(SILENCE_MAX)
+            // A redirect would hand the token to someone else.
+            .redirect(reqwest::redirect::Policy::none());
+        if is_loopback(&base) {
+            builder = builder.no_proxy();
+        }
+        let client = builder
+            .build()
+            .map_err(|error| Failure::new(Kind::BadAnswer, Explained::from_error(&error)))?;
+        Ok(Self { client, base })
+    }
+
+    /// Gets and decodes an answer.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T, Failure> {
+        self.get_with(path, &[]).await
+    }
+
+    /// Gets and decodes an answer to a query.
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        let request = self.request(Method::GET, path)?.query(query).timeout(ANSWER_TIMEOUT);
+        decode(accept(request).await?).await
+    }
+
+    /// Posts a body, which may be checked at length, and decodes the answer.
+    pub(crate) async fn post_job<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let request = self.request(Method::POST, path)?.json(body).timeout(SUBMIT_TIMEOUT);
+        decode(accept(request).await?).await
+    }
+
+    /// Posts nothing and leaves the answer to the caller.
+    pub(crate) async fn post(&self, path: &[&str]) -> Result<Response, Failure> {
+        accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Gets an answer that comes in parts, after the event that was seen last.
+    pub(crate) async fn stream(
+        &self,
+        path: &[&str],
+        after: Option<u64>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(Method::GET, path)?;
+        if let Some(seq) = after {
+            request = request.header("last-event-id", seq.to_string());
+        }
+        accept(request).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Failure> {
+        Ok(self.client.request(method, address(&self.base, path)?))
+    }
+}
+
+/// Decodes the body of a good answer.
+pub(crate) async fn decode<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
+    let url = answer.url().to_string();
+    let body = answer.bytes().await.map_err(|error| unreachable(&error))?;
+    serde_json::from_slice(&body).map_err(|error| {
+        let error = Explained::new(format!("the answer cannot be read: {error}"))
+            .at(url)
+            .expected("an answer of a ptv2 coordinator")
+            .hint(format!(
+                "this is ptv2ctl {}; is the coordinator's version the same?",
+                ptv2_common::VERSION
+            ));
+        Failure::new(Kind::BadAnswer, error)
+    })
+}
+
+/// What a broken connection means.
+pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
+    // The causes, because reqwest's own text leaves out what the operating system said.
+    let cause = error.source().map(|source| Explained::from_error(source).what);
+    let why = cause.unwrap_or_else(|| error.to_string());
+    let mut explained = Explained::new(format!("the coordinator is unreachable: {why}"));
+    explained.place = error.url().map(ToString::to_string);
+    explained.hint = Some(
+        "start one with `ptv2d local`, or name it by --coordinator (or PTV2_COORDINATOR)".into(),
+    );
+    Failure::new(Kind::Unreachable, explained)
+}
+
+/// Bears a coordinator that does not answer, for a minute after its last sign of life.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    silent_since: Option<Instant>,
+    delay: Duration,
+    says_so: bool,
+}
+
+impl Patience {
+    /// Tells a person on stderr, or leaves that to another.
+    pub(crate) fn new(says_so: bool) -> Self {
+        Self { silent_since: None, delay: FIRST_DELAY, says_so }
+    }
+
+    /// Notes a sign of life.
+    pub(crate) fn answered(&mut self) {
+        if self.silent_since.take().is_some() && self.says_so {
+            render::note("the coordinator answers again");
+        }
+        self.delay = FIRST_DELAY;
+    }
+
+    /// Waits before another try, or gives the failure back: it is of another kind, or a minute is over.
+    pub(crate) async fn bear(&mut self, failure: Failure) -> Result<(), Failure> {
+        if failure.kind != Kind::Unreachable {
+            return Err(failure);
+        }
+        let now = Instant::now();
+        let since = *self.silent_since.get_or_insert_with(|| {
+            if self.says_so {
+                render::note(&format!(
+                    "{failure}; trying again for up to {} s",
+                    PATIENCE.as_secs()
+                ));
+            }
+            now
+        });
+        if now.duration_since(since) > PATIENCE {
+            return Err(failure);
+        }
+        tokio::time::sleep(self.delay).await;
+        self.delay = (self.delay * 2).min(LONGEST_DELAY);
+        Ok(())
+    }
+
+    /// Gets an answer, with this patience.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &mut self,
+        api: &Api,
+        path: &[&str],
+    ) -> Result<T, Failure> {
+        loop {
+            match api.get(path).await {
+                Ok(answer) => {
+                    self.answered();
+                    return Ok(answer);
+                }
+                Err(failure) => self.bear(failure).await?,
+            }
+        }
+    }
+}
+
+async fn accept(request: RequestBuilder) -> Result<Response, Failure> {
+    let answer = request.send().await.map_err(|error| unreachable(&error))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let url = answer.url().to_string();
+    let body = answer.bytes().await.unwrap_or_default();
+    Err(Failure::of_answer(status.as_u16(), &body, &url))
+}
+
+fn parse_base(text: &str) -> Result<Url, Failure> {
+    let refused = |why: String| {
+        let error = Explained::new(format!("`{text}` is no coordinator's address: {why}"))
+            .at("--coordinator")
+            .expected("http://host:port");
+        Failure::refused(error)
+    };
+    let url = Url::parse(text).map_err(|error| refused(error.to_string()))?;
+    if url.scheme() != "http" {
+        return Err(refused(format!("this build does not speak `{}`", url.scheme())));
+    }
+    Ok(url)
+}
+
+fn is_loopback(base: &Url) -> bool {
+    let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Appends `/v1` and the path's parts, each escaped, so that no name can lead elsewhere.
+fn address(base: &Url, path: &[&str]) -> Result<Url, Failure> {
+    let mut url = base.clone();
+    if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
+        return Err(Failure::new(Kind::NotFound, Explained::new(format!("`{part}` is no name"))));
+    }
+    url.set_query(None);
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.pop_if_empty().push("v1").extend(path);
+    }
+    Ok(url)
+}
+
+fn read_token(file: Option<&Path>) -> Result<HeaderValue, Failure> {
+    let file = file.map_or_else(|| PathBuf::from(DEFAULT_TOKEN_FILE), Path::to_owned);
+    let refused = |what: String| {
+        let error = Explained::new(what).at(file.display().to_string()).hint(
+            "set PTV2_TOKEN_FILE to the coordinator's token file, or go to the folder that \
+             `ptv2d local` was started in: there it is `.ptv2/token`",
+        );
+        Failure::new(Kind::NotPermitted, error)
+    };
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| refused(format!("the token file cannot be read: {error}")))?;
+    if text.trim().is_empty() {
+        return Err(refused("the token file is empty".into()));
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+        .map_err(|_| refused("the token file holds something else than a token".into()))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(base: &str, path: &[&str], expected: &str) {
+        assert_eq!(address(&parse_base(base).unwrap(), path).unwrap().as_str(), expected);
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        check("http://h:1", &["jobs", "a/b?c"], "http://h:1/v1/jobs/a%2Fb%3Fc");
+        check("http://h:1/behind/", &["workers"], "http://h:1/behind/v1/workers");
+        assert!(address(&parse_base("http://h").unwrap(), &["jobs", ".."]).is_err());
+    }
+
+    #[test]
+    fn only_http_is_spoken() {
+        assert_eq!(parse_base("ftp://h").unwrap_err().kind.exit_code(), 2);
+        assert_eq!(parse_base("h:1").unwrap_err().kind.exit_code(), 2);
+    }
+
+    #[test]
+    fn this_machine_is_reached_without_a_proxy() {
+        for (base, expected) in
+            [("http://127.0.0.1:1", true), ("http://[::1]:1", true), ("http://h:1", false)]
+        {
+            assert_eq!(is_loopback(&parse_base(base).unwrap()), expected, "{base}");
+        }
+    }
+
+    #[test]
+    fn a_missing_token_says_where_it_is_looked_for() {
+        let failure = read_token(Some(Path::new("/nowhere/token"))).unwrap_err();
+        assert_eq!(failure.kind.exit_code(), 6);
+        let message = failure.message();
+        assert!(message.contains("PTV2_TOKEN_FILE") && message.contains(".ptv2/token"));
+    }
+
+    #[test]
+    fn a_token_is_trimmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "abc\n").unwrap();
+        assert_eq!(read_token(Some(&file)).unwrap().to_str().unwrap(), "Bearer abc");
+        std::fs::write(&file, " \n").unwrap();
+        assert_eq!(read_token(Some(&file)).unwrap_err().kind, Kind::NotPermitted);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_ends_after_a_minute_of_silence() {
+        let failure = Failure::new(Kind::Unreachable, Explained::new("nobody there"));
+        let mut patience = Patience::new(false);
+        let start = Instant::now();
+        while patience.bear(failure.clone()).await.is_ok() {}
+        let waited = start.elapsed();
+        assert!(waited >= PATIENCE && waited < PATIENCE + 2 * LONGEST_DELAY, "{waited:?}");
+        patience.answered();
+        assert!(patience.bear(failure).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn patience_is_only_for_silence() {
+        let failure = Failure::new(Kind::NotFound, Explained::new("no such job"));
+        assert!(Patience::new(false).bear(failure).await.is_err());
+    }
+}

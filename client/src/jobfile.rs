@@ -1,0 +1,238 @@
+//! Reads a job file and applies what the command line changes in it. The coordinator checks it.
+
+use crate::cli::{Assignment, JobFileArgs};
+use crate::failure::Failure;
+use ptv2_common::error::Explained;
+use serde_json::{Map, Value};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+/// Keys that name files. The coordinator knows nothing of this process's folder.
+const PATH_KEYS: [[&str; 2]; 3] = [["backbone", "path"], ["data", "root"], ["init", "adapter"]];
+
+/// Where relative paths begin.
+#[derive(Debug, Clone)]
+pub(crate) struct Bases {
+    /// The current folder, absolute.
+    pub(crate) current: PathBuf,
+    /// The user's own folder.
+    pub(crate) home: Option<PathBuf>,
+}
+
+/// Reads the job file and applies every `--set`.
+pub(crate) fn read(args: &JobFileArgs) -> Result<Value, Failure> {
+    let current = std::env::current_dir()
+        .map_err(|error| Failure::local("no current folder", Path::new("."), &error))?;
+    let bases = Bases { current, home: std::env::home_dir() };
+    if args.file == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| Failure::local("the job cannot be read", &args.file, &error))?;
+        return build(&text, "stdin", &bases.current, &args.sets, &bases);
+    }
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|error| Failure::local("the job file cannot be read", &args.file, &error))?;
+    let folder = bases.current.join(args.file.parent().unwrap_or(Path::new("")));
+    build(&text, &args.file.display().to_string(), &folder, &args.sets, &bases)
+}
+
+/// Puts a value at a key, making tables on the way.
+pub(crate) fn put(spec: &mut Value, path: &[String], value: Value) -> Result<(), Failure> {
+    let Some((last, tables)) = path.split_last() else { return Ok(()) };
+    let mut at = spec;
+    for (depth, part) in tables.iter().enumerate() {
+        let table = as_table(at, &path[..depth])?;
+        at = table.entry(part).or_insert_with(|| Value::Object(Map::new()));
+    }
+    as_table(at, tables)?.insert(last.clone(), value);
+    Ok(())
+}
+
+fn as_table<'a>(
+    value: &'a mut Value,
+    path: &[String],
+) -> Result<&'a mut Map<String, Value>, Failure> {
+    let place = path.join(".");
+    value.as_object_mut().ok_or_else(|| {
+        Failure::refused(
+            Explained::new(format!("`{place}` is no table, so nothing can be set in it"))
+                .at("--set"),
+        )
+    })
+}
+
+fn build(
+    text: &str,
+    place: &str,
+    folder: &Path,
+    sets: &[Assignment],
+    bases: &Bases,
+) -> Result<Value, Failure> {
+    let mut spec = parse(text, place)?;
+    make_absolute(&mut spec, folder, bases.home.as_deref());
+    for set in sets {
+        // The value is put into a spec of its own first, so that its paths start where it was typed.
+        let mut alone = Value::Object(Map::new());
+        put(&mut alone, &set.path, set_value(&set.text))?;
+        make_absolute(&mut alone, &bases.current, bases.home.as_deref());
+        let pointer = set.path.iter().fold(String::new(), |pointer, part| {
+            format!("{pointer}/{}", part.replace('~', "~0").replace('/', "~1"))
+        });
+        let value = alone.pointer_mut(&pointer).map(Value::take).unwrap_or_default();
+        put(&mut spec, &set.path, value)?;
+    }
+    Ok(spec)
+}
+
+fn parse(text: &str, place: &str) -> Result<Value, Failure> {
+    let refused = |what: String, line: Option<usize>| {
+        let place = line.map_or_else(|| place.to_owned(), |line| format!("{place}, line {line}"));
+        Failure::refused(Explained::new(what).at(place))
+    };
+    if place.ends_with(".json") || text.trim_start().starts_with('{') {
+        let value: Value = serde_json::from_str(text).map_err(|error| {
+            refused(format!("the job is not valid JSON: {error}"), Some(error.line()))
+        })?;
+        return if value.is_object() {
+            Ok(value)
+        } else {
+            Err(refused("the job is no JSON object".into(), None))
+        };
+    }
+    let table: toml::Table = toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
+        refused(format!("the job is not valid TOML: {}", error.message()), line)
+    })?;
+    Ok(json(toml::Value::Table(table)))
+}
+
+/// A `--set` value: as TOML would read it, and where TOML would not, the text itself.
+fn set_value(text: &str) -> Value {
+    let document: Result<toml::Table, _> = toml::from_str(&format!("v = {text}"));
+    match document {
+        // A line feed in the text could begin another key: then it was no single value.
+        Ok(mut table) if table.len() == 1 => {
+            table.remove("v").map_or_else(|| Value::String(text.to_owned()), json)
+        }
+        Ok(_) | Err(_) => Value::String(text.to_owned()),
+    }
+}
+
+/// JSON has neither dates nor infinities: they stay text, and the coordinator says what it expected.
+fn json(value: toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => Value::String(text),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)
+            .map_or_else(|| Value::String(number.to_string()), Value::Number),
+        toml::Value::Boolean(truth) => Value::Bool(truth),
+        toml::Value::Datetime(time) => Value::String(time.to_string()),
+        toml::Value::Array(values) => values.into_iter().map(json).collect(),
+        toml::Value::Table(table) => table.into_iter().map(|(key, v)| (key, json(v))).collect(),
+    }
+}
+
+fn make_absolute(spec: &mut Value, folder: &Path, home: Option<&Path>) {
+    for [table, key] in PATH_KEYS {
+        let Some(value) = spec.get_mut(table).and_then(|table| table.get_mut(key)) else {
+            continue;
+        };
+        if let Some(absolute) = value.as_str().and_then(|text| absolute(text, folder, home)) {
+            *value = Value::String(absolute);
+        }
+    }
+}
+
+/// The absolute form of a path, or nothing where the text is to be sent as it is.
+fn absolute(text: &str, folder: &Path, home: Option<&Path>) -> Option<String> {
+    if text.is_empty() || text.contains("://") {
+        return None;
+    }
+    let path = match (text.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        (Some(_), None) | (None, _) => folder.join(text),
+    };
+    // Only `.` goes: `..` behind a link is for whoever opens the path to resolve.
+    let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    Some(path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const JOB: &str = "task = \"superglue/rte\"\n[backbone]\npath = \"./model\"\n\
+                       [data]\nroot = \"file:///data\"\n[training]\nlearning_rate = 5e-3\n";
+
+    fn bases() -> Bases {
+        Bases { current: "/now".into(), home: Some("/home/me".into()) }
+    }
+
+    fn built(text: &str, sets: &[&str]) -> Result<Value, Failure> {
+        let sets: Vec<Assignment> = sets.iter().map(|set| set.parse().unwrap()).collect();
+        build(text, "jobs/a.toml", Path::new("/now/jobs"), &sets, &bases())
+    }
+
+    #[test]
+    fn paths_of_the_file_start_at_its_folder() {
+        let spec = built(JOB, &[]).unwrap();
+        assert_eq!(spec["backbone"]["path"], "/now/jobs/model");
+        assert_eq!(spec["data"]["root"], "file:///data");
+    }
+
+    #[test]
+    fn paths_of_the_command_line_start_at_the_current_folder() {
+        let spec = built(JOB, &["backbone.path=m", "data.root=~/d", "init.adapter=/abs"]).unwrap();
+        assert_eq!(spec["backbone"]["path"], "/now/m");
+        assert_eq!(spec["data"]["root"], "/home/me/d");
+        assert_eq!(spec["init"]["adapter"], "/abs");
+        let spec = built(JOB, &["backbone={path = \"../m\", precision = \"fp32\"}"]).unwrap();
+        assert_eq!(spec["backbone"], json!({"path": "/now/../m", "precision": "fp32"}));
+    }
+
+    fn check_value(text: &str, expected: Value) {
+        assert_eq!(set_value(text), expected, "{text}");
+    }
+
+    #[test]
+    fn a_set_value_is_toml_or_text() {
+        check_value("3", json!(3));
+        check_value("5e-3", json!(0.005));
+        check_value("true", json!(true));
+        check_value("\"3\"", json!("3"));
+        check_value("[1, 2]", json!([1, 2]));
+        check_value("1..4", json!("1..4"));
+        check_value("60s", json!("60s"));
+        check_value("nan", json!("NaN"));
+        check_value("", json!(""));
+        check_value("1\nw = 2", json!("1\nw = 2"));
+    }
+
+    #[test]
+    fn a_set_makes_tables_and_replaces_values() {
+        let spec = built(JOB, &["checkpoint.every=10s", "training.learning_rate=1e-2"]).unwrap();
+        assert_eq!(spec["checkpoint"]["every"], "10s");
+        assert_eq!(spec["training"]["learning_rate"], 0.01);
+    }
+
+    #[test]
+    fn nothing_is_set_inside_a_value() {
+        let failure = built(JOB, &["task.name=x"]).unwrap_err();
+        assert!(failure.message().contains("`task` is no table"), "{}", failure.message());
+    }
+
+    #[test]
+    fn json_is_recognized_by_its_name_or_its_brace() {
+        assert_eq!(parse(" {\"task\": \"a\"}", "stdin").unwrap(), json!({"task": "a"}));
+        assert!(parse("task = 1", "a.json").unwrap_err().message().contains("not valid JSON"));
+        assert!(parse("[1]", "a.json").is_err());
+    }
+
+    #[test]
+    fn a_syntax_error_names_its_line() {
+        let message = parse("task = \"a\"\nb = = 1\n", "a.toml").unwrap_err().message();
+        assert!(message.contains("(a.toml, line 2)"), "{message}");
+    }
+}

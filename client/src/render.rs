@@ -1,0 +1,157 @@
+//! The only place that prints: data to stdout, everything else to stderr.
+
+use crate::cli::Output;
+use crate::failure::{Failure, Kind};
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use ptv2_common::error::Explained;
+use serde::Serialize;
+use std::io::{ErrorKind, Write};
+
+/// Prints lines of data.
+pub(crate) fn data(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(|error| {
+        let gone = error.kind() == ErrorKind::BrokenPipe;
+        let kind = if gone { Kind::OutputClosed } else { Kind::Refused };
+        Failure::new(kind, Explained::new(format!("stdout cannot be written: {error}")))
+    })
+}
+
+/// Prints a value as JSON over several lines.
+pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
+    data(&serde_json::to_string_pretty(value).map_err(|error| not_json(&error))?)
+}
+
+/// Prints a value as JSON on one line.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
+    data(&serde_json::to_string(value).map_err(|error| not_json(&error))?)
+}
+
+/// Prints a value as JSON, or as the table that is made of it.
+pub(crate) fn either<T: Serialize + ?Sized>(
+    output: Output,
+    value: &T,
+    table: impl FnOnce(&T) -> String,
+) -> Result<(), Failure> {
+    match output {
+        Output::Json => json(&value),
+        Output::Table => data(&table(value)),
+    }
+}
+
+/// Tells a person something.
+#[expect(clippy::print_stderr, reason = "the one place for it")]
+pub(crate) fn note(text: &str) {
+    eprintln!("{}", clean(text));
+}
+
+/// Tells a person why the command failed. Returns the exit code.
+pub(crate) fn failure(failure: &Failure) -> u8 {
+    let message = failure.message();
+    if !message.is_empty() {
+        note(&message);
+    }
+    failure.kind.exit_code()
+}
+
+/// A table with a head, or a word where it would be empty.
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(head.iter().map(|name| name.to_uppercase()));
+    for row in rows {
+        table.add_row(row.iter().map(|cell| clean(cell)));
+    }
+    without_margins(&table)
+}
+
+/// A table of names and values, of which those without a value are left out.
+pub(crate) fn pairs(rows: Vec<(&str, Option<String>)>) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    for (name, value) in rows {
+        if let Some(value) = value {
+            table.add_row([name.to_owned(), clean(&value)]);
+        }
+    }
+    without_margins(&table)
+}
+
+/// What stands for no value.
+pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+/// Text that cannot steer a terminal: names and messages come from elsewhere.
+pub(crate) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// A number of bytes in the unit that suits it.
+pub(crate) fn bytes(count: u64) -> String {
+    indicatif::BinaryBytes(count).to_string()
+}
+
+/// A number of seconds in words, to the tenth below a minute.
+pub(crate) fn seconds(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1}s");
+    }
+    match std::time::Duration::try_from_secs_f64(seconds.round()) {
+        Ok(time) => humantime::format_duration(time).to_string(),
+        Err(_) => "-".into(),
+    }
+}
+
+/// A time of day in UTC.
+pub(crate) fn time(unix_ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH.checked_add(std::time::Duration::from_millis(unix_ms));
+    // humantime writes years of four digits and panics beyond them.
+    match time {
+        Some(time) if unix_ms < 253_402_300_800_000 => {
+            humantime::format_rfc3339_seconds(time).to_string()
+        }
+        Some(_) | None => "-".into(),
+    }
+}
+
+fn without_margins(table: &Table) -> String {
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let margin = lines.iter().all(|line| line.starts_with(' '));
+    lines.iter().map(|line| if margin { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
+}
+
+fn not_json(error: &serde_json::Error) -> Failure {
+    Failure::new(Kind::BadAnswer, Explained::new(format!("the answer is no JSON: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_neither_margins_nor_lines() {
+        let text = table(&["id", "name"], vec![vec!["j1".into(), "rte".into()]]);
+        assert_eq!(text, "ID  NAME\nj1  rte");
+    }
+
+    #[test]
+    fn pairs_leave_out_what_is_not_known() {
+        assert_eq!(pairs(vec![("a", Some("1".into())), ("b", None)]), "a  1");
+    }
+
+    #[test]
+    fn text_from_elsewhere_cannot_steer_the_terminal() {
+        assert_eq!(clean("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+    }
+
+    #[test]
+    fn times_are_readable() {
+        assert_eq!(seconds(1.25), "1.2s");
+        assert_eq!(seconds(3661.0), "1h 1m 1s");
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(u64::MAX), "-");
+    }
+}

@@ -1,0 +1,260 @@
+//! What the API's types look like to a person.
+
+use crate::render::{bytes, or_dash, pairs, seconds, table, time};
+use ptv2_common::api::{Checkpoint, Event, JobStatus, LogLine, MetricsRow, Reason, WorkerStatus};
+use ptv2_common::manifest::BestMetric;
+use ptv2_common::plan::Plan;
+use serde::Serialize;
+
+/// The list of jobs. `now_unix_ms` is for their age.
+pub(crate) fn jobs(jobs: &[JobStatus], now_unix_ms: u64) -> String {
+    let rows = jobs.iter().map(|job| {
+        let age_s = now_unix_ms.saturating_sub(job.submitted_unix_ms) / 1000;
+        vec![
+            job.id.clone(),
+            job.name.clone(),
+            word(&job.state),
+            job.task.clone(),
+            format!("{}/{}", job.step, job.total_steps),
+            or_dash(job.best.as_ref().map(|best| format!("{} {:.4}", best.metric, best.value))),
+            job.world.to_string(),
+            age(age_s),
+        ]
+    });
+    table(&["id", "name", "state", "task", "step", "best", "world", "age"], rows.collect())
+}
+
+/// One job in full.
+pub(crate) fn job(job: &JobStatus) -> String {
+    let mut rows = vec![
+        ("id", Some(job.id.clone())),
+        ("name", Some(job.name.clone())),
+        ("state", Some(word(&job.state))),
+        ("reason", reason(job)),
+        ("task", Some(job.task.clone())),
+        ("step", Some(format!("{}/{}", job.step, job.total_steps))),
+        ("epoch", Some(job.epoch.to_string())),
+        ("world", Some(job.world.to_string())),
+        ("generation", Some(job.generation.to_string())),
+        ("fingerprint", job.fingerprint.clone()),
+        ("rows/s", job.rows_per_s.map(|rate| format!("{rate:.1}"))),
+    ];
+    rows.extend(scores_and_timings(job));
+    rows.push(("submitted", Some(time(job.submitted_unix_ms))));
+    pairs(rows)
+}
+
+/// What a finished job came to.
+pub(crate) fn result(job: &JobStatus) -> String {
+    let mut rows = vec![
+        ("job", Some(format!("{} ({})", job.id, job.name))),
+        ("state", Some(word(&job.state))),
+        ("reason", reason(job)),
+        ("step", Some(format!("{}/{}", job.step, job.total_steps))),
+    ];
+    rows.extend(scores_and_timings(job));
+    pairs(rows)
+}
+
+/// Why a job is where it is, in words.
+pub(crate) fn reason(job: &JobStatus) -> Option<String> {
+    job.reason_text.clone().or_else(|| job.reason.as_ref().map(reason_words))
+}
+
+/// What a job will do and cost.
+pub(crate) fn plan(plan: &Plan) -> String {
+    pairs(vec![
+        ("training rows", Some(plan.train_rows.to_string())),
+        ("validation rows", Some(plan.val_rows.to_string())),
+        ("steps an epoch", Some(plan.steps_per_epoch.to_string())),
+        ("steps in all", Some(plan.total_steps.to_string())),
+        ("slices", Some(format!("{} (the most workers times threads of use)", plan.slices))),
+        ("trained parameters", Some(plan.trainable_parameters.to_string())),
+        ("of them prefix", Some(plan.prefix_parameters.to_string())),
+        ("gradient", Some(bytes(plan.gradient_bytes))),
+        ("checkpoint", Some(bytes(plan.checkpoint_bytes))),
+        ("positions", Some(format!("{} of {}", plan.positions_used, plan.positions_available))),
+    ])
+}
+
+/// Steps and evaluations, one under the other as they came.
+pub(crate) fn metrics(rows: &[MetricsRow]) -> String {
+    let head =
+        ["step", "epoch", "loss", "learning rate", "grad norm", "rows/s", "tokens/s", "evaluation"];
+    table(&head, rows.iter().map(metrics_row).collect())
+}
+
+/// Published checkpoints.
+pub(crate) fn checkpoints(checkpoints: &[Checkpoint]) -> String {
+    let rows = checkpoints.iter().map(|checkpoint| {
+        vec![
+            checkpoint.step.to_string(),
+            checkpoint.generation.to_string(),
+            if checkpoint.is_best { "best".into() } else { "-".into() },
+            or_dash(checkpoint.metric.map(|value| format!("{value:.4}"))),
+            bytes(checkpoint.bytes),
+            checkpoint.tuned_sha256.chars().take(16).collect(),
+        ]
+    });
+    table(&["step", "generation", "best", "metric", "size", "tuned sha256"], rows.collect())
+}
+
+/// Registered workers.
+pub(crate) fn workers(workers: &[WorkerStatus]) -> String {
+    let rows = workers.iter().map(|worker| {
+        vec![
+            worker.id.clone(),
+            worker.host.clone(),
+            worker.device.clone(),
+            worker.threads.to_string(),
+            or_dash(worker.job.as_ref()),
+            if worker.draining { "draining".into() } else { word(&worker.phase) },
+            or_dash(worker.place.map(|place| place.step)),
+            format!("{:.1}s", worker.heartbeat_age_ms as f64 / 1000.0),
+            worker.backbone_loads.to_string(),
+            worker.fingerprint.clone(),
+        ]
+    });
+    let head = [
+        "id",
+        "host",
+        "device",
+        "threads",
+        "job",
+        "phase",
+        "step",
+        "heard",
+        "loads",
+        "fingerprint",
+    ];
+    table(&head, rows.collect())
+}
+
+/// An event on one line.
+pub(crate) fn event(event: &Event) -> String {
+    format!("{}  {:<12} {}", time(event.unix_ms), event.kind, event.message)
+}
+
+/// A line of a log.
+pub(crate) fn log_line(line: &LogLine) -> String {
+    format!("{}  {:<5} {}: {}", time(line.unix_ms), word(&line.level), line.source, line.message)
+}
+
+/// The word that the API has for a value of an enumeration.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => "-".into(),
+    }
+}
+
+/// An evaluation's deciding value and when it was measured.
+pub(crate) fn score(best: &BestMetric) -> String {
+    format!("{} {:.4} (step {})", best.metric, best.value, best.step)
+}
+
+fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
+    let mut rows = vec![
+        ("best", job.best.as_ref().map(score)),
+        ("last", job.last.as_ref().map(score)),
+        ("majority class", job.majority_class.map(|share| format!("{share:.4}"))),
+        ("tuned sha256", job.tuned_sha256.clone()),
+        ("queued", job.timings.queued_s.map(seconds)),
+        ("staged", job.timings.staged_s.map(seconds)),
+        ("first step", job.timings.first_step_s.map(seconds)),
+        ("trained", job.timings.train_s.map(seconds)),
+    ];
+    rows.extend(job.warnings.iter().map(|warning| ("warning", Some(warning.clone()))));
+    rows
+}
+
+fn reason_words(reason: &Reason) -> String {
+    match reason {
+        Reason::Staging => "its rows are being read and tokenized".into(),
+        Reason::TooFewWorkers { free, needed } => {
+            format!("{free} free workers of one fingerprint, {needed} needed")
+        }
+        Reason::BehindOthers { ahead } => format!("{ahead} jobs go first"),
+        Reason::Forming { waiting_for } => {
+            format!("its group is being formed; {waiting_for} members are not ready")
+        }
+        Reason::LostWorkers { needed } => {
+            format!("it lost workers; it resumes when {needed} are free")
+        }
+        Reason::Failed { error } => error.to_string(),
+        Reason::CancelledByUser => "someone cancelled it".into(),
+    }
+}
+
+fn metrics_row(row: &MetricsRow) -> Vec<String> {
+    match row {
+        MetricsRow::Step(step) => vec![
+            step.step.to_string(),
+            step.epoch.to_string(),
+            format!("{:.4}", step.loss),
+            format!("{:.3e}", step.learning_rate),
+            format!("{:.4}", step.grad_norm),
+            format!("{:.1}", step.rows_per_s),
+            format!("{:.0}", step.tokens_per_s),
+            String::new(),
+        ],
+        MetricsRow::Evaluation(evaluation) => {
+            let values: Vec<String> = evaluation
+                .values
+                .iter()
+                .map(|(name, value)| format!("{name} {value:.4}"))
+                .collect();
+            let mut cells = vec![evaluation.step.to_string(), evaluation.epoch.to_string()];
+            cells.resize(7, String::new());
+            cells.push(format!("{}: {}", evaluation.split, values.join(", ")));
+            cells
+        }
+    }
+}
+
+/// An age in its largest unit.
+fn age(age_s: u64) -> String {
+    match age_s {
+        0..60 => format!("{age_s}s"),
+        60..3600 => format!("{}m", age_s / 60),
+        3600..86_400 => format!("{}h", age_s / 3600),
+        _ => format!("{}d", age_s / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ptv2_common::api::{EvaluationMetrics, JobState};
+
+    #[test]
+    fn an_age_has_one_unit() {
+        for (age_s, expected) in [(0, "0s"), (61, "1m"), (7300, "2h"), (200_000, "2d")] {
+            assert_eq!(age(age_s), expected);
+        }
+    }
+
+    #[test]
+    fn a_state_is_the_word_of_the_api() {
+        assert_eq!(word(&JobState::Cancelled), "cancelled");
+    }
+
+    #[test]
+    fn an_evaluation_fills_the_last_column() {
+        let row = MetricsRow::Evaluation(EvaluationMetrics {
+            step: 20,
+            epoch: 1,
+            split: "val".into(),
+            values: [("accuracy".to_owned(), 0.5)].into(),
+        });
+        let cells = metrics_row(&row);
+        assert_eq!((cells.len(), cells[7].as_str()), (8, "val: accuracy 0.5000"));
+    }
+
+    #[test]
+    fn a_reason_is_said_in_words_even_without_text() {
+        let words = reason_words(&Reason::TooFewWorkers { free: 1, needed: 2 });
+        assert_eq!(words, "1 free workers of one fingerprint, 2 needed");
+    }
+}
