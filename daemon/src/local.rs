@@ -76,12 +76,17 @@ async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
                 return;
             }
         };
+        // Taken out, since waiting for a child closes its standard input.
+        let stdin = child.stdin.take();
         tokio::select! {
             status = child.wait() => match status {
                 Ok(status) => tracing::warn!(%status, "a worker ended and is started again"),
                 Err(error) => tracing::error!(%error, "a worker cannot be waited for"),
             },
-            () = shutdown.cancelled() => return end(child).await,
+            () = shutdown.cancelled() => {
+                drop(stdin);
+                return end(child).await;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(RESTART) => {}
@@ -90,9 +95,8 @@ async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
     }
 }
 
-/// Lets a worker end by closing its standard input; kills it when it does not.
+/// Waits for a worker whose standard input was closed to end; kills it when it does not.
 async fn end(mut child: Child) {
-    drop(child.stdin.take());
     if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
         tracing::warn!("a worker did not end in time and is killed");
         drop(child.kill().await);
