@@ -120,14 +120,21 @@ pub(crate) async fn decode<T: DeserializeOwned>(answer: Response) -> Result<T, F
 
 /// What a broken connection means.
 pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
-    // The causes, because reqwest's own text leaves out what the operating system said.
-    let cause = error.source().map(|source| Explained::from_error(source).what);
-    let why = cause.unwrap_or_else(|| error.to_string());
-    let mut explained = Explained::new(format!("the coordinator is unreachable: {why}"));
+    // The first cause, because what wraps it says only that something failed.
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let mut explained = if error.is_connect() {
+        Explained::new(format!("the coordinator is unreachable: {cause}"))
+            .hint("start one with `ptv2d local`, or name it by --coordinator (or PTV2_COORDINATOR)")
+    } else {
+        Explained::new(format!("the coordinator's answer was lost: {cause}")).hint(
+            "what was asked may have been done all the same: see `ptv2ctl status`; a submit with \
+             --idempotency-key can be repeated safely",
+        )
+    };
     explained.place = error.url().map(ToString::to_string);
-    explained.hint = Some(
-        "start one with `ptv2d local`, or name it by --coordinator (or PTV2_COORDINATOR)".into(),
-    );
     Failure::new(Kind::Unreachable, explained)
 }
 

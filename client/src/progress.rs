@@ -92,3 +92,31 @@ fn figures(job: &JobStatus, loss: Option<f64>) -> String {
     ];
     figures.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_line_says_what_is_known() {
+        let mut job: JobStatus = serde_json::from_value(json!({
+            "id": "j0123456789", "name": "a", "state": "queued", "reason": null,
+            "reason_text": "2 jobs go first", "task": "superglue/rte", "step": 0,
+            "total_steps": 40, "epoch": 0, "world": 0, "generation": 0, "fingerprint": null,
+            "best": null, "last": null, "majority_class": null, "tuned_sha256": null,
+            "rows_per_s": null, "timings": {}, "warnings": [], "submitted_unix_ms": 0,
+            "plan": {
+                "train_rows": 1, "val_rows": 1, "steps_per_epoch": 1, "total_steps": 40,
+                "slices": 1, "trainable_parameters": 1, "prefix_parameters": 1,
+                "gradient_bytes": 1, "checkpoint_bytes": 1, "positions_used": 1,
+                "positions_available": 1
+            }
+        }))
+        .unwrap();
+        assert_eq!(line(&job, None), "queued 0/40; 2 jobs go first");
+        job.reason_text = None;
+        assert_eq!(line(&job, None), "queued 0/40");
+        assert_eq!(line(&job, Some(0.5)), "queued 0/40; loss 0.5000");
+    }
+}
