@@ -1,0 +1,274 @@
+//! Starts the real binaries in a folder of their own, on any free port, and stops them again.
+
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A wait that takes longer than this is a failure.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
+
+/// The repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+/// The tiny random BERT of the goldens: 2 layers of 32, 80 positions.
+pub(crate) fn tiny() -> PathBuf {
+    root().join("tests/goldens/bert-tiny/backbone")
+}
+
+/// A real small backbone, fetched once.
+pub(crate) fn minilm() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let script = Command::new("bash").arg(root().join("scripts/backbone.sh")).output().unwrap();
+        let said = String::from_utf8_lossy(&script.stdout);
+        assert!(script.status.success(), "{}", String::from_utf8_lossy(&script.stderr));
+        let line = said.lines().last().unwrap();
+        let folder = line.strip_prefix("backbone: ").unwrap().split(' ').next().unwrap();
+        folder.into()
+    })
+}
+
+/// The real SuperGLUE, or nothing, which the test then says. Where `PTV2_REQUIRE_SUPERGLUE` is set,
+/// its absence is a failure.
+pub(crate) fn superglue() -> Option<PathBuf> {
+    let folder = root().join("../shared/superglue");
+    if let Ok(folder) = folder.canonicalize() {
+        return Some(folder);
+    }
+    let required = env("PTV2_REQUIRE_SUPERGLUE").is_some();
+    assert!(!required, "{} is missing, and PTV2_REQUIRE_SUPERGLUE is set", folder.display());
+    println!("skipped: {} is missing", folder.display());
+    None
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's configuration")]
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Builds the binaries once and gives the path of one.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        cargo(&["build", "--workspace", "--bins"]);
+        // This test program lies in <target>/debug/deps.
+        let program = std::env::current_exe().unwrap();
+        program.parent().unwrap().parent().unwrap().to_owned()
+    });
+    folder.join(name)
+}
+
+/// Runs cargo in the repository.
+pub(crate) fn cargo(args: &[&str]) {
+    let cargo = env("CARGO").unwrap_or_else(|| "cargo".into());
+    let run = Command::new(cargo).args(args).current_dir(root()).output().unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[expect(clippy::disallowed_methods, reason = "polling with a deadline reads the clock and pauses")]
+pub(crate) fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < DEADLINE, "waited too long for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A process that is killed when the test is over.
+pub(crate) struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A coordinator with its workers, in a folder that goes with it.
+pub(crate) struct Cluster {
+    pub(crate) folder: TempDir,
+    pub(crate) daemon: Option<Process>,
+    pub(crate) workers: Vec<Process>,
+    program: PathBuf,
+}
+
+impl Cluster {
+    /// Starts `ptv2d local` with workers that it looks after.
+    pub(crate) fn start(workers: u32, threads: u32) -> Self {
+        Self::of("ptv2d", workers, threads)
+    }
+
+    /// The same with another build of the daemon.
+    pub(crate) fn of(program: &str, workers: u32, threads: u32) -> Self {
+        let mut cluster = Self {
+            folder: tempfile::tempdir().unwrap(),
+            daemon: None,
+            workers: Vec::new(),
+            program: binary(program),
+        };
+        cluster.serve(workers, threads, "127.0.0.1:0");
+        cluster
+    }
+
+    /// Starts the coordinator's process, again where it was killed.
+    pub(crate) fn serve(&mut self, workers: u32, threads: u32, listen: &str) {
+        let place = self.state().join("address");
+        drop(std::fs::remove_file(&place));
+        let mut command = Command::new(&self.program);
+        command
+            .args(["local", "--workers", &workers.to_string(), "--threads", &threads.to_string()])
+            .args(["--listen", listen])
+            .arg("--state")
+            .arg(self.state())
+            .arg("--allow")
+            .arg(root())
+            .arg("--allow")
+            .arg(minilm())
+            .current_dir(self.folder.path())
+            .stderr(self.log("daemon.log"));
+        if let Some(data) = superglue() {
+            command.arg("--allow").arg(data);
+        }
+        self.daemon = Some(Process(command.spawn().unwrap()));
+        poll("the coordinator", || {
+            std::fs::read_to_string(&place).ok().filter(|url| url.ends_with('\n'))
+        });
+    }
+
+    /// Starts one worker beside the coordinator.
+    pub(crate) fn worker(&mut self, threads: u32, more: &[&str]) {
+        let number = self.workers.len();
+        let child = Command::new(&self.program)
+            .args(["worker", "--threads", &threads.to_string(), "--coordinator", &self.url()])
+            .arg("--token-file")
+            .arg(self.state().join("worker-token"))
+            .args(more)
+            .stderr(self.log(&format!("worker-{number}.log")))
+            .spawn()
+            .unwrap();
+        self.workers.push(Process(child));
+        let expected = number + 1;
+        poll("the worker", || {
+            (self.json(&["workers"]).as_array()?.len() == expected).then_some(())
+        });
+    }
+
+    fn log(&self, name: &str) -> Stdio {
+        let path = self.folder.path().join(name);
+        std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub(crate) fn url(&self) -> String {
+        std::fs::read_to_string(self.state().join("address")).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn token(&self) -> String {
+        std::fs::read_to_string(self.state().join("token")).unwrap().trim().to_owned()
+    }
+
+    /// `ptv2ctl` set up for this coordinator.
+    pub(crate) fn client(&self) -> Command {
+        let mut command = Command::new(binary("ptv2ctl"));
+        command
+            .env("PTV2_COORDINATOR", self.url())
+            .env("PTV2_TOKEN_FILE", self.state().join("token"))
+            .current_dir(self.folder.path());
+        command
+    }
+
+    /// Runs the client.
+    pub(crate) fn ctl(&self, args: &[&str]) -> Output {
+        self.client().args(args).output().unwrap()
+    }
+
+    /// Runs the client, which must succeed, and reads the JSON it prints.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let run = self.client().args(["--output", "json"]).args(args).output().unwrap();
+        assert!(run.status.success(), "{args:?}: {}\n{}", text(&run.stderr), self.logs());
+        serde_json::from_slice(&run.stdout).unwrap()
+    }
+
+    /// Everything that the daemons logged, for the message of a failure.
+    pub(crate) fn logs(&self) -> String {
+        let mut all = String::new();
+        for entry in std::fs::read_dir(self.folder.path()).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "log") {
+                all += &std::fs::read_to_string(entry.path()).unwrap_or_default();
+            }
+        }
+        all
+    }
+
+    /// Writes a job file.
+    pub(crate) fn file(&self, name: &str, job: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, job).unwrap();
+        path.display().to_string()
+    }
+
+    /// Submits a job and gives its id.
+    pub(crate) fn submit(&self, job: &str, more: &[&str]) -> String {
+        let file = self.file("job.toml", job);
+        let run = self.ctl(&[&["submit", &file], more].concat());
+        assert!(run.status.success(), "{}\n{}", text(&run.stderr), self.logs());
+        text(&run.stdout).trim().to_owned()
+    }
+
+    /// Waits for a job that must succeed; its status.
+    pub(crate) fn done(&self, id: &str) -> Value {
+        let run = self.ctl(&["wait", id, "--timeout", "170s"]);
+        let status = self.json(&["status", id]);
+        assert!(run.status.success(), "{status:#}\n{}\n{}", text(&run.stderr), self.logs());
+        status
+    }
+
+    /// Submits a job that must succeed; its status.
+    pub(crate) fn run(&self, job: &str, more: &[&str]) -> Value {
+        let id = self.submit(job, more);
+        self.done(&id)
+    }
+
+    /// Waits until a job has applied some steps.
+    pub(crate) fn reaches(&self, id: &str, step: u64) -> Value {
+        poll("the job's steps", || {
+            let status = self.json(&["status", id]);
+            assert_ne!(status["state"], "failed", "{status:#}\n{}", self.logs());
+            (status["step"].as_u64()? >= step).then_some(status)
+        })
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A CB job on the tiny backbone: 37 rows, a slice count that is no power of two, and a last batch
+/// that is partial (one row in five slices).
+pub(crate) fn tiny_cb(data: &Path, more: &str) -> String {
+    format!(
+        "task = \"superglue/cb\"\n\
+         backbone.path = \"{}\"\n\
+         data = {{ root = \"{}\", max_seq_length = 48, max_train_rows = 37, max_val_rows = 21 }}\n\
+         method.pre_seq_len = 5\n\
+         training = {{ epochs = 2, batch_size = 12, learning_rate = 1e-2, slices = 5 }}\n\
+         {more}\n",
+        tiny().display(),
+        data.display()
+    )
+}
+
+pub(crate) fn hash(status: &Value) -> String {
+    status["tuned_sha256"].as_str().unwrap().to_owned()
+}

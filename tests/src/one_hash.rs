@@ -1,0 +1,124 @@
+//! The result does not depend on the number of workers or threads, nor on the deal of slices, nor on
+//! who died: bit for bit.
+
+use crate::harness::{Cluster, cargo, hash, poll, superglue, tiny_cb};
+
+#[test]
+fn every_group_ends_with_one_hash() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, "");
+    let mut hashes = Vec::new();
+    for threads in [1, 2] {
+        let cluster = Cluster::start(4, threads);
+        poll("four workers", || (cluster.json(&["workers"]).as_array()?.len() == 4).then_some(()));
+        for world in ["1", "2", "3", "4"] {
+            let status = cluster.run(&job, &["--workers", world]);
+            hashes.push((format!("{world} workers of {threads} threads"), hash(&status)));
+        }
+    }
+    // Workers of 3, 1 and 1 threads are dealt 3, 1 and 1 slices of five.
+    let mut cluster = Cluster::start(0, 1);
+    for threads in [3, 1, 1] {
+        cluster.worker(threads, &[]);
+    }
+    hashes.push(("an uneven deal".into(), hash(&cluster.run(&job, &["--workers", "3"]))));
+    assert!(hashes.iter().all(|(_, hash)| *hash == hashes[0].1), "{hashes:#?}");
+    // Another seed, and another cut into slices, give another result: the hash tells them apart.
+    let other = cluster.run(&job, &["--set", "training.seed=12"]);
+    assert_ne!(hash(&other), hashes[0].1);
+}
+
+/// What must not be: with dropout keyed by rank the same job differs between one and two workers.
+#[test]
+fn dropout_keyed_by_rank_would_be_noticed() {
+    let Some(data) = superglue() else { return };
+    let name = "ptv2d-keyed-by-rank";
+    cargo(&["build", "-p", "ptv2-daemon", "--features", "dropout-keyed-by-rank", "--bin", name]);
+    let cluster = Cluster::of(name, 2, 1);
+    poll("two workers", || (cluster.json(&["workers"]).as_array()?.len() == 2).then_some(()));
+    let job = tiny_cb(&data, "");
+    let one = cluster.run(&job, &["--workers", "1"]);
+    let two = cluster.run(&job, &["--workers", "2"]);
+    assert_ne!(hash(&one), hash(&two), "the negative control must differ");
+}
+
+/// A long job on the tiny backbone, so that there is time to hurt it.
+const LONG: &str = "checkpoint.every = 3";
+
+fn pids(cluster: &Cluster) -> Vec<i32> {
+    let workers = cluster.json(&["workers"]);
+    let host = |worker: &serde_json::Value| worker["host"].as_str().map(str::to_owned);
+    let hosts = workers.as_array().unwrap().iter().filter_map(host);
+    hosts.filter_map(|host| host.rsplit_once(':')?.1.parse().ok()).collect()
+}
+
+#[test]
+fn a_killed_worker_costs_a_generation_and_no_bit() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, LONG);
+    let epochs = ["--set", "training.epochs=12", "--workers", "2"];
+    let cluster = Cluster::start(2, 1);
+    poll("two workers", || (cluster.json(&["workers"]).as_array()?.len() == 2).then_some(()));
+    let calm = cluster.run(&job, &epochs);
+    assert_eq!(calm["generation"], 1);
+
+    let id = cluster.submit(&job, &epochs);
+    cluster.reaches(&id, 10);
+    kill(pids(&cluster)[0]);
+    let status = cluster.done(&id);
+    assert!(status["generation"].as_u64() >= Some(2), "{status:#}");
+    assert_eq!(hash(&status), hash(&calm));
+    let events = cluster.json(&["events", &id]).to_string();
+    assert!(events.contains("worker_lost"), "{events}");
+}
+
+/// All state is lost but the store's: the job resumes from its last checkpoint, to the same bits.
+#[test]
+fn a_job_resumes_when_all_workers_are_killed() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, LONG);
+    let epochs = ["--set", "training.epochs=12", "--workers", "2"];
+    let mut cluster = Cluster::start(0, 1);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &epochs);
+    let id = cluster.submit(&job, &epochs);
+    cluster.reaches(&id, 10);
+    cluster.workers.clear();
+    poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
+    cluster.worker(1, &[]);
+    let reason = cluster.json(&["status", &id])["reason_text"].to_string();
+    assert!(reason.contains("checkpoint"), "{reason}");
+    cluster.worker(1, &[]);
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    let logs = cluster.json(&["logs", &id]).to_string();
+    assert!(logs.contains("resumes from the checkpoint of step"), "{logs}");
+}
+
+/// The coordinator dies by `kill -9` and starts again on its folder and port.
+#[test]
+fn a_killed_coordinator_goes_on_from_its_journal() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, LONG);
+    let epochs = ["--set", "training.epochs=12", "--workers", "2"];
+    let mut cluster = Cluster::start(0, 1);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &epochs);
+    let id = cluster.submit(&job, &epochs);
+    cluster.reaches(&id, 10);
+    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    cluster.daemon = None;
+    cluster.serve(0, 1, &listen);
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    assert!(status["generation"].as_u64() >= Some(2), "{status:#}");
+}
+
+#[expect(unsafe_code, reason = "a signal has no safe form in the standard library")]
+fn kill(pid: i32) {
+    // SAFETY: kill takes two integers and touches no memory of this process.
+    let result = unsafe { libc::kill(pid, libc::SIGKILL) };
+    assert_eq!(result, 0);
+}
