@@ -36,17 +36,17 @@ impl Progress {
     }
 
     /// Shows how far the job is.
-    pub(crate) fn status(&mut self, job: &JobStatus, loss: Option<f64>) {
+    pub(crate) fn status(&mut self, job: &JobStatus) {
         match self {
             Self::Bar(bar) => {
                 bar.set_prefix(tables::word(&job.state));
                 bar.set_length(job.total_steps);
                 bar.set_position(job.step);
-                bar.set_message(render::clean(&figures(job, loss)));
+                bar.set_message(render::clean(&figures(job)));
             }
             Self::Lines { last } => {
                 let now = Instant::now();
-                let text = line(job, loss);
+                let text = line(job);
                 let is_due = last.as_ref().is_none_or(|(at, said)| {
                     *said != text && now.duration_since(*at) >= LINE_INTERVAL
                 });
@@ -76,16 +76,16 @@ impl Progress {
     }
 }
 
-fn line(job: &JobStatus, loss: Option<f64>) -> String {
+fn line(job: &JobStatus) -> String {
     let state = tables::word(&job.state);
-    let figures = figures(job, loss);
+    let figures = figures(job);
     let separator = if figures.is_empty() { "" } else { "; " };
     format!("{state} {}/{}{separator}{figures}", job.step, job.total_steps)
 }
 
-fn figures(job: &JobStatus, loss: Option<f64>) -> String {
+fn figures(job: &JobStatus) -> String {
     let figures = [
-        loss.map(|loss| format!("loss {loss:.4}")),
+        job.loss.map(|loss| format!("loss {loss:.4}")),
         job.rows_per_s.map(|rate| format!("{rate:.1} rows/s")),
         job.best.as_ref().map(|best| format!("best {}", tables::score(best))),
         tables::reason(job),
@@ -105,7 +105,7 @@ mod tests {
             "reason_text": "2 jobs go first", "task": "superglue/rte", "step": 0,
             "total_steps": 40, "epoch": 0, "world": 0, "generation": 0, "fingerprint": null,
             "best": null, "last": null, "majority_class": null, "tuned_sha256": null,
-            "rows_per_s": null, "timings": {}, "warnings": [], "submitted_unix_ms": 0,
+            "loss": null, "rows_per_s": null, "timings": {}, "warnings": [], "submitted_unix_ms": 0,
             "plan": {
                 "train_rows": 1, "val_rows": 1, "steps_per_epoch": 1, "total_steps": 40,
                 "slices": 1, "trainable_parameters": 1, "prefix_parameters": 1,
@@ -114,9 +114,10 @@ mod tests {
             }
         }))
         .unwrap();
-        assert_eq!(line(&job, None), "queued 0/40; 2 jobs go first");
+        assert_eq!(line(&job), "queued 0/40; 2 jobs go first");
         job.reason_text = None;
-        assert_eq!(line(&job, None), "queued 0/40");
-        assert_eq!(line(&job, Some(0.5)), "queued 0/40; loss 0.5000");
+        assert_eq!(line(&job), "queued 0/40");
+        job.loss = Some(0.5);
+        assert_eq!(line(&job), "queued 0/40; loss 0.5000");
     }
 }

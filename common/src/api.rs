@@ -166,6 +166,8 @@ pub struct JobStatus {
     pub majority_class: Option<f64>,
     /// SHA-256 of the final tuned state.
     pub tuned_sha256: Option<String>,
+    /// Mean loss of the last step that was reported.
+    pub loss: Option<f64>,
     /// Rows a second over the last report.
     pub rows_per_s: Option<f64>,
     /// How long things took.

@@ -4,6 +4,7 @@ use crate::ids::JobId;
 use crate::plan::Plan;
 use crate::spec::JobSpec;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// An accepted job. It never changes; with a step number it determines that step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -22,6 +23,11 @@ pub struct JobRecord {
     pub submitted_unix_ms: u64,
     /// The backbone, pinned.
     pub backbone: PinnedBackbone,
+    /// SHA-256 of each split's data file, by split.
+    pub data_sha256: BTreeMap<String, String>,
+    /// SHA-256 of the values' file of `init.adapter`, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_sha256: Option<String>,
     /// What was computed at submit.
     pub plan: Plan,
     /// Labels of the task in index order.

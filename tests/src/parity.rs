@@ -15,24 +15,24 @@ use safetensors::SafeTensors;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-const NO_DROPOUT: Rates = Rates { hidden: 0.0, attention: 0.0, prefix: 0.0, head: 0.0 };
+pub(crate) const NO_DROPOUT: Rates = Rates { hidden: 0.0, attention: 0.0, prefix: 0.0, head: 0.0 };
 const SOME_DROPOUT: Rates = Rates { hidden: 0.1, attention: 0.1, prefix: 0.1, head: 0.1 };
 
-fn folder() -> PathBuf {
+pub(crate) fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens/bert-tiny")
 }
 
 /// The reference file: every value as f32 or i64.
-struct Reference {
+pub(crate) struct Reference {
     bytes: Vec<u8>,
 }
 
 impl Reference {
-    fn open(name: &str) -> Self {
+    pub(crate) fn open(name: &str) -> Self {
         Self { bytes: std::fs::read(folder().join(name)).unwrap() }
     }
 
-    fn floats(&self, name: &str) -> Vec<f32> {
+    pub(crate) fn floats(&self, name: &str) -> Vec<f32> {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let shape = file.tensor(name).unwrap().shape().to_vec();
         fp32(&file, name, &shape).unwrap()
@@ -45,7 +45,12 @@ impl Reference {
     }
 
     /// Rows `range` of a batch as one slice, without the padding of the reference.
-    fn slice(&self, group: &str, choices: usize, range: std::ops::Range<usize>) -> Slice {
+    pub(crate) fn slice(
+        &self,
+        group: &str,
+        choices: usize,
+        range: std::ops::Range<usize>,
+    ) -> Slice {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let shape = file.tensor(&format!("{group}ids")).unwrap().shape().to_vec();
         let width = *shape.last().unwrap();
@@ -74,7 +79,7 @@ impl Reference {
     }
 }
 
-fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates) -> Arc<Setting> {
+pub(crate) fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates) -> Arc<Setting> {
     Arc::new(Setting {
         choices,
         outputs: i64::try_from(outputs).unwrap(),
@@ -85,7 +90,7 @@ fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates) -> Arc<Set
     })
 }
 
-fn network(backbone: &str, setting: &Arc<Setting>) -> Network {
+pub(crate) fn network(backbone: &str, setting: &Arc<Setting>) -> Network {
     tch::set_num_threads(1);
     Network::new(Bert::load(&folder().join(backbone)).unwrap(), Arc::clone(setting))
 }
@@ -101,7 +106,7 @@ fn values(layout: &Layout, bias: &[f32], weight: &[f32], table: &[f32]) -> Vec<f
     flat
 }
 
-fn largest_error(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn largest_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
@@ -112,7 +117,7 @@ fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     largest_error(found, expected) / scale
 }
 
-fn check(name: &str, error: f32, bound: f32) {
+pub(crate) fn check(name: &str, error: f32, bound: f32) {
     println!("{name}: largest error {error:e} (bound {bound:e})");
     assert!(error <= bound, "{name}: {error:e} is above {bound:e}");
 }

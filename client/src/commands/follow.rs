@@ -5,17 +5,14 @@ use crate::failure::{Failure, Kind, Outcome, in_words};
 use crate::http::{Api, Patience};
 use crate::progress::Progress;
 use crate::{render, sse};
-use ptv2_common::api::{Event, JobState, JobStatus, MetricsRow, Reason};
+use ptv2_common::api::{Event, JobState, JobStatus, Reason};
 use ptv2_common::error::Explained;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// The list of metrics grows with the job, so it is fetched less often than the status.
-const LOSS_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the last events may take once the status is final.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
 
@@ -134,14 +131,12 @@ async fn show_until_final(
     let mut patience = Patience::new(true);
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut loss = Loss { value: None, next_at: Instant::now() };
     loop {
         tokio::select! {
             Some(event) = events.recv() => progress.event(&event),
             _ = ticks.tick() => {
                 let job: JobStatus = patience.get(api, &["jobs", id]).await?;
-                loss.refresh(api, &job).await;
-                progress.status(&job, loss.value);
+                progress.status(&job);
                 if job.state.is_final() {
                     return Ok(job);
                 }
@@ -158,32 +153,6 @@ async fn read_events(api: Api, id: String, sender: mpsc::UnboundedSender<Event>)
         sender.send(event).map_err(|_| closed())
     };
     let _ended = sse::follow(&api, &path, None, Patience::new(false), forward).await.is_ok();
-}
-
-/// The last step's loss, which the status does not hold.
-struct Loss {
-    value: Option<f64>,
-    next_at: Instant,
-}
-
-impl Loss {
-    /// Fetches it now and then, and so that fetching takes a small part of the time.
-    async fn refresh(&mut self, api: &Api, job: &JobStatus) {
-        let begun = Instant::now();
-        if job.step == 0 || begun < self.next_at {
-            return;
-        }
-        // A loss that cannot be had is not shown; the status says whether the coordinator is there.
-        let Ok(rows) = api.get::<Vec<MetricsRow>>(&["jobs", &job.id, "metrics"]).await else {
-            return;
-        };
-        let last = rows.iter().rev().find_map(|row| match row {
-            MetricsRow::Step(step) => Some(step.loss),
-            MetricsRow::Evaluation(_) => None,
-        });
-        self.value = last.or(self.value);
-        self.next_at = begun + LOSS_INTERVAL.max(begun.elapsed() * 20);
-    }
 }
 
 /// Does the work until Ctrl-C, which leaves the jobs alone.

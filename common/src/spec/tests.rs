@@ -52,3 +52,78 @@ fn epochs_and_steps_exclude_each_other() {
     let neither = JOB.replace("epochs = 3, ", "");
     assert!(JobSpec::from_toml(&neither).is_err());
 }
+
+fn config(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/");
+    std::fs::read_to_string(format!("{folder}{name}")).unwrap()
+}
+
+/// Every key of a TOML table, with its tables' names before it.
+fn keys(prefix: &str, table: &toml::Table) -> Vec<String> {
+    let mut all = Vec::new();
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value.as_table() {
+            Some(inner) => all.extend(keys(&format!("{name}."), inner)),
+            None => all.push(name),
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn the_example_job_states_the_defaults() {
+    let example = JobSpec::from_toml(&config("example-job.toml")).unwrap();
+    let least = JobSpec::from_toml(
+        "task = \"superglue/rte\"\nbackbone.path = \"models/bert-large-cased\"\n\
+         data.root = \"/data/superglue\"\ntraining = { epochs = 60, learning_rate = 1e-2 }",
+    )
+    .unwrap();
+    assert_eq!(example, least, "what the example sets besides is each key's default");
+}
+
+#[test]
+fn the_example_job_shows_every_key() {
+    // With the keys that are off by default switched on.
+    let shown: Vec<String> = config("example-job.toml")
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.split(" = ").count() == 2 && !key.contains(": ") => key.to_owned(),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let shown: toml::Table = toml::from_str(&shown.join("\n")).unwrap();
+    // serde names every field in the message that refuses an unknown one.
+    let fields = |table: &str| -> Vec<String> {
+        let text = if table.is_empty() {
+            "zz = 1".to_owned()
+        } else {
+            format!("task = \"t\"\n{table}.zz = 1")
+        };
+        let error = toml::from_str::<JobSpec>(&text).unwrap_err().to_string();
+        let names = error.split("expected one of ").nth(1).or(error.split("expected ").nth(1));
+        let names = names.unwrap().split('`').skip(1).step_by(2);
+        names.map(str::to_owned).collect()
+    };
+    let mut expected = Vec::new();
+    for table in fields("") {
+        match table.as_str() {
+            // A name has no default to show, and the format is the file's own.
+            "format" | "name" => {}
+            "task" => expected.push("task".to_owned()),
+            _ => expected.extend(fields(&table).iter().map(|key| format!("{table}.{key}"))),
+        }
+    }
+    expected.sort();
+    assert_eq!(keys("", &shown), expected);
+}
+
+#[test]
+fn every_job_in_the_repository_is_accepted() {
+    for name in ["boolq", "cb", "copa", "rte"] {
+        let spec = JobSpec::from_toml(&config(&format!("superglue/{name}.toml"))).unwrap();
+        assert_eq!(spec.task, format!("superglue/{name}"));
+    }
+    JobSpec::from_toml(&config("demo.toml")).unwrap();
+}

@@ -12,8 +12,9 @@ use crate::numerics::state::{
 };
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
+use ptv2_common::storage::sha256;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "adapter_config.json";
 const MODEL: &str = "adapter_model.safetensors";
@@ -76,32 +77,40 @@ pub fn export(
     Ok(vec![(CONFIG.into(), config), (MODEL.into(), model)])
 }
 
-/// First values for a layout from an adapter directory of PEFT, or from a checkpoint that was pulled
-/// in native form.
+/// The file of an adapter directory that holds its values: of a PEFT adapter, or of a checkpoint that
+/// was pulled in native form.
+pub fn values_file(directory: &Path) -> PathBuf {
+    let (adapter, native) = (directory.join(MODEL), directory.join(STATE_FILE));
+    if native.exists() && !adapter.exists() { native } else { adapter }
+}
+
+/// First values for a layout from an adapter directory. `pinned` is the SHA-256 that the file had at
+/// submit.
 ///
 /// # Errors
 /// Names the directory and the tensor, with the expected and the found shape.
-pub fn import(directory: &Path, layout: &Layout) -> Result<Vec<f32>, Explained> {
+pub fn import(
+    directory: &Path,
+    layout: &Layout,
+    pinned: Option<&str>,
+) -> Result<Vec<f32>, Explained> {
+    let path = values_file(directory);
     let at = |error: Explained| {
-        let place = directory.display().to_string();
-        let error = match &error.place {
-            Some(inner) => {
-                let place = format!("{place}, {inner}");
-                error.at(place)
-            }
-            None => error.at(place),
-        };
+        let error = error.at(path.display().to_string());
         error.hint("`init.adapter` must be of the same backbone, prefix length and task")
     };
-    let (path, native) = (directory.join(MODEL), directory.join(STATE_FILE));
-    if !path.exists() && native.exists() {
-        let bytes = std::fs::read(&native).map_err(|error| at(Explained::from_error(&error)))?;
-        return TunedState::from_bytes(&bytes, layout).map(|state| state.values).map_err(at);
-    }
     let bytes = std::fs::read(&path).map_err(|error| {
         at(Explained::new(format!("no adapter can be read there: {error}"))
             .expected(format!("a directory with {MODEL} or {STATE_FILE}")))
     })?;
+    let found = sha256(&bytes);
+    if let Some(pinned) = pinned.filter(|pinned| *pinned != found) {
+        return Err(at(Explained::new(format!("the adapter has SHA-256 {found}")))
+            .expected(format!("{pinned}, as it was when the job was submitted")));
+    }
+    if path.ends_with(STATE_FILE) {
+        return TunedState::from_bytes(&bytes, layout).map(|state| state.values).map_err(at);
+    }
     let file =
         SafeTensors::deserialize(&bytes).map_err(|error| at(Explained::from_error(&error)))?;
     let mut values = Vec::with_capacity(layout.len());

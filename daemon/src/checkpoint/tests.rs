@@ -131,9 +131,11 @@ fn an_adapter_survives_its_directory() {
     for (name, bytes) in peft::export(&job(), &layout(), &values).unwrap() {
         std::fs::write(folder.path().join(name), bytes).unwrap();
     }
-    assert_eq!(peft::import(folder.path(), &layout()).unwrap(), values);
-    let error = peft::import(folder.path(), &Layout::new(4, 1, 4, 2)).unwrap_err();
+    assert_eq!(peft::import(folder.path(), &layout(), None).unwrap(), values);
+    let error = peft::import(folder.path(), &Layout::new(4, 1, 4, 2), None).unwrap_err();
     assert!(error.what.contains("prompt_embeddings"), "{error:?}");
-    let error = peft::import(&folder.path().join("none"), &layout()).unwrap_err();
+    let error = peft::import(&folder.path().join("none"), &layout(), None).unwrap_err();
     assert!(error.expected.unwrap().contains("adapter_model.safetensors"));
+    let error = peft::import(folder.path(), &layout(), Some("0")).unwrap_err();
+    assert!(error.what.contains("SHA-256"), "{error:?}");
 }

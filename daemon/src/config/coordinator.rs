@@ -103,6 +103,12 @@ mod tests {
     }
 
     #[test]
+    fn the_example_states_the_defaults() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/coordinator.toml");
+        assert_eq!(CoordinatorConfig::read(Path::new(path)).unwrap(), CoordinatorConfig::default());
+    }
+
+    #[test]
     fn an_unknown_key_is_refused_with_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");

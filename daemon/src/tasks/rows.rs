@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Bytes of a split's file at most: it is held in memory while its rows are read.
 pub const BYTES_MAX: u64 = 1 << 30;
 
+/// The splits that a job reads, which are pinned by hash at its submit.
+pub const PINNED: [&str; 2] = ["train", "val"];
+
 /// Whether each row must have a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Labels {

@@ -150,7 +150,7 @@ fn begin(
         log(LogLevel::Warn, "no checkpoint is good; training begins anew".into());
     }
     let values = match &job.spec.init.adapter {
-        Some(adapter) => peft::import(Path::new(adapter), layout)?,
+        Some(adapter) => peft::import(Path::new(adapter), layout, job.init_sha256.as_deref())?,
         None => held.setting.initial_values(),
     };
     let place = Place::default();

@@ -1,6 +1,7 @@
 //! A backbone directory as a job may name it: which files it holds and what its configuration says.
 
 use super::Roots;
+use crate::checkpoint::peft;
 use ptv2_common::error::Explained;
 use serde::Deserialize;
 use serde_json::Value;
@@ -135,11 +136,14 @@ impl Backbone {
     }
 }
 
-/// Checks that a directory holds a PEFT adapter.
+/// Checks that a directory holds a PEFT adapter, or a checkpoint of another job.
 pub(super) fn check_adapter(roots: &Roots, directory: &Path) -> Result<(), Explained> {
     let (key, weights) = ("init.adapter", "adapter_model.safetensors");
-    check_no_pickle(directory, weights, "adapter_model.bin", key)?;
-    roots.check_file(key, &directory.join(weights))
+    let values = peft::values_file(directory);
+    if values.ends_with(weights) {
+        check_no_pickle(directory, weights, "adapter_model.bin", key)?;
+    }
+    roots.check_file(key, &values)
 }
 
 /// Refuses a directory that has its weights as a pickle only, which is a program to be run.

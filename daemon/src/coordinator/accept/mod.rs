@@ -11,6 +11,7 @@ pub(crate) mod tests;
 pub use hashes::HashCache;
 pub use roots::Roots;
 
+use crate::checkpoint::peft;
 use crate::numerics::state::{Layout, PREFIX_TABLE};
 use crate::tasks::rows::{self, Labels};
 use crate::tasks::{self, Task};
@@ -50,7 +51,14 @@ pub fn accept(
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
     };
+    let values = resolved.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
+    let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
     let task = resolved.task;
+    let root = Path::new(&resolved.spec.data.root);
+    let data_sha256 = rows::PINNED
+        .iter()
+        .map(|split| Ok(((*split).to_owned(), hashes.sha256(&rows::file(root, task, split))?)))
+        .collect::<Result<_, Explained>>()?;
     let default_name = || format!("{}-{id}", task.short_name());
     Ok(JobRecord {
         format: RECORD_FORMAT,
@@ -59,6 +67,8 @@ pub fn accept(
         spec_sha256: resolved.spec_sha256,
         submitted_unix_ms: now_unix_ms,
         backbone,
+        data_sha256,
+        init_sha256,
         plan: resolved.plan,
         labels: task.labels().iter().map(|label| (*label).to_owned()).collect(),
         choices: task.choices(),

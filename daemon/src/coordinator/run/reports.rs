@@ -157,6 +157,7 @@ impl Cluster {
                 MetricsRow::Step(step) => {
                     job.step = job.step.max(step.step);
                     job.epoch = step.epoch;
+                    job.loss = Some(step.loss);
                     job.rows_per_s = Some(step.rows_per_s);
                     if job.timings.first_step_s.is_none() {
                         let first_step_s = now.saturating_sub(job.submitted_at).as_secs_f64();

@@ -27,6 +27,8 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             layers: 1,
             heads: 1,
         },
+        data_sha256: BTreeMap::new(),
+        init_sha256: None,
         plan: Plan {
             train_rows: 32,
             val_rows: 8,

@@ -93,6 +93,7 @@ impl Cluster {
             last: job.last.clone(),
             majority_class: job.majority_class,
             tuned_sha256: job.tuned_sha256.clone(),
+            loss: job.loss,
             rows_per_s: job.rows_per_s,
             timings: job.timings.clone(),
             plan: record.plan.clone(),

@@ -120,10 +120,15 @@ impl Loaded {
         if file.sha256 == pinned {
             return Ok(file);
         }
-        Err(Explained::new(format!("the backbone's {name} has changed since the submit"))
-            .at(place)
+        Err(file.changed(pinned))
+    }
+
+    fn changed(&self, pinned: &str) -> Explained {
+        let name = self.path.file_name().unwrap_or_default().display();
+        Explained::new(format!("{name} has changed since the submit"))
+            .at(self.path.display().to_string())
             .expected(format!("the SHA-256 {pinned}"))
-            .hint("submit the job again to take the new file"))
+            .hint("submit the job again to take the new file")
     }
 }
 
@@ -142,7 +147,11 @@ impl Inputs {
         let task = tasks::by_name(&record.spec.task)?;
         let split = |split: &str| {
             let path = rows::file(Path::new(&record.spec.data.root), task, split);
-            rows::load(&path).map(|bytes| Loaded::new(path, bytes))
+            let file = rows::load(&path).map(|bytes| Loaded::new(path, bytes))?;
+            match record.data_sha256.get(split) {
+                Some(pinned) if *pinned != file.sha256 => Err(file.changed(pinned)),
+                Some(_) | None => Ok(file),
+            }
         };
         let (train, val) = (split(TRAIN)?, split(VAL)?);
         let pins = &record.backbone;

@@ -3,7 +3,7 @@
 //! The bounds on the training loss were found by running these very jobs, and stand with what was
 //! found; they catch a method that no longer learns, not a last digit.
 
-use crate::harness::{Cluster, hash, minilm, poll, superglue};
+use super::harness::{Cluster, hash, minilm, poll, superglue};
 use serde_json::Value;
 use std::path::Path;
 
@@ -98,7 +98,7 @@ fn rte_goes_from_submit_to_pulled_adapter() {
     let id = status["id"].as_str().unwrap();
     println!("RTE after 20 steps: {}, loss {:.3}", status["last"], loss(&cluster, id, 10));
     let run = cluster.ctl(&["pull", id, "--to", "adapter"]);
-    assert!(run.status.success(), "{}", crate::harness::text(&run.stderr));
+    assert!(run.status.success(), "{}", super::harness::text(&run.stderr));
     let adapter = cluster.folder.path().join("adapter");
     assert!(adapter.join("adapter_config.json").exists());
     assert!(adapter.join("adapter_model.safetensors").exists());

@@ -1,7 +1,7 @@
 //! The result does not depend on the number of workers or threads, nor on the deal of slices, nor on
 //! who died: bit for bit.
 
-use crate::harness::{Cluster, cargo, hash, poll, superglue, tiny_cb};
+use super::harness::{Cluster, cargo, hash, poll, superglue, tiny_cb};
 
 #[test]
 fn every_group_ends_with_one_hash() {
@@ -33,7 +33,14 @@ fn every_group_ends_with_one_hash() {
 fn dropout_keyed_by_rank_would_be_noticed() {
     let Some(data) = superglue() else { return };
     let name = "ptv2d-keyed-by-rank";
-    cargo(&["build", "-p", "ptv2-daemon", "--features", "dropout-keyed-by-rank", "--bin", name]);
+    cargo(&[
+        "build",
+        "--workspace",
+        "--features",
+        "ptv2-daemon/dropout-keyed-by-rank",
+        "--bin",
+        name,
+    ]);
     let cluster = Cluster::of(name, 2, 1);
     poll("two workers", || (cluster.json(&["workers"]).as_array()?.len() == 2).then_some(()));
     let job = tiny_cb(&data, "");
@@ -52,6 +59,15 @@ fn pids(cluster: &Cluster) -> Vec<i32> {
     hosts.filter_map(|host| host.rsplit_once(':')?.1.parse().ok()).collect()
 }
 
+/// Threads named after a compute thread: itself, and any that torch would start from it.
+fn compute_threads(pid: i32) -> usize {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    tasks
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .filter(|name| name.starts_with("compute-"))
+        .count()
+}
+
 #[test]
 fn a_killed_worker_costs_a_generation_and_no_bit() {
     let Some(data) = superglue() else { return };
@@ -64,6 +80,9 @@ fn a_killed_worker_costs_a_generation_and_no_bit() {
 
     let id = cluster.submit(&job, &epochs);
     cluster.reaches(&id, 10);
+    for pid in pids(&cluster) {
+        assert_eq!(compute_threads(pid), 1, "torch must start no threads of its own");
+    }
     kill(pids(&cluster)[0]);
     let status = cluster.done(&id);
     assert!(status["generation"].as_u64() >= Some(2), "{status:#}");

@@ -1,6 +1,6 @@
 //! What a person and a scheduler see: exit codes, messages, pulled files, the API's edges.
 
-use crate::harness::{Cluster, hash, poll, superglue, text, tiny, tiny_cb};
+use super::harness::{Cluster, hash, poll, superglue, text, tiny, tiny_cb};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Output;
@@ -169,7 +169,7 @@ fn data_outside_the_roots_is_refused() {
 #[test]
 fn a_second_coordinator_on_the_folder_is_refused() {
     let cluster = Cluster::start(0, 1);
-    let second = std::process::Command::new(crate::harness::binary("ptv2d"))
+    let second = std::process::Command::new(super::harness::binary("ptv2d"))
         .args(["local", "--workers", "0", "--listen", "127.0.0.1:0", "--state"])
         .arg(cluster.state())
         .output()

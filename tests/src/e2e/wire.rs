@@ -1,6 +1,6 @@
 //! What goes from worker to worker, counted on the wire.
 
-use crate::harness::{Cluster, superglue, tiny_cb};
+use super::harness::{Cluster, superglue, tiny_cb};
 use ptv2_daemon::numerics::tree::covering;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

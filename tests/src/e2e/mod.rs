@@ -1,0 +1,9 @@
+//! The real binaries, as people and schedulers use them.
+
+mod adapter;
+mod client;
+mod harness;
+mod install;
+mod one_hash;
+mod real_data;
+mod wire;
