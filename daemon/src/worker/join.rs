@@ -40,8 +40,9 @@ pub(super) fn meet(
         rank: start.rank,
         peers: peers.collect(),
         key,
-        // The largest frames: all partial sums of a range, and a whole state.
-        longest_frame: (1 << 20) + 4 * layout.len() * (2 * 32).max(5),
+        // The largest frame: a tree over 65,536 slices has at most two partial sums a level. A state,
+        // four buffers of the same length, is smaller.
+        longest_frame: (1 << 20) + 4 * layout.len() * 2 * 17,
         waits: shared.config.waits.clone(),
     };
     Ok(shared.listener.join(&spec, abort)?)

@@ -50,7 +50,7 @@ mod tests {
                     "task": "superglue/rte", "backbone": {"path": "/m"}, "data": {"root": "/d"},
                     "training": {"epochs": 1, "learning_rate": 0.1}
                 },
-                "spec_sha256": "", "submitted_unix_ms": 0,
+                "data_sha256": {}, "spec_sha256": "", "submitted_unix_ms": 0,
                 "backbone": {
                     "directory": "/m", "config_sha256": "", "weights_sha256": "",
                     "tokenizer_sha256": "", "hidden_size": 1, "layers": 1, "heads": 1

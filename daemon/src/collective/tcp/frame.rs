@@ -101,8 +101,11 @@ pub(super) fn encode_parts(stamp: u64, parts: &[(Node, Vec<f32>)], range: Range<
     bytes
 }
 
+/// A rank's stamp and its partial sums.
+type Parts = (u64, Vec<(Node, Vec<f32>)>);
+
 /// Reads what [`encode_parts`] wrote, each part of `elements` values; `None` if it does not fit.
-pub(super) fn decode_parts(bytes: &[u8], elements: usize) -> Option<(u64, Vec<(Node, Vec<f32>)>)> {
+pub(super) fn decode_parts(bytes: &[u8], elements: usize) -> Option<Parts> {
     let (stamp, rest) = bytes.split_first_chunk()?;
     let (count, mut rest) = rest.split_first_chunk()?;
     let mut parts = Vec::new();

@@ -81,7 +81,7 @@ fn files_that_changed_since_the_submit_are_refused() {
     let text = fs::read_to_string(&train).unwrap();
     fs::write(&train, text.lines().next().unwrap()).unwrap();
     let error = run(stage(&store, &record)).unwrap_err();
-    assert_eq!(error.what, "the train split has 1 rows");
+    assert_eq!(error.what, "train.jsonl has changed since the submit");
     fs::write(&train, text).unwrap();
     let tokenizer = place.path("allowed/model/tokenizer.json");
     fs::write(&tokenizer, fs::read_to_string(&tokenizer).unwrap() + "\n").unwrap();
