@@ -218,7 +218,8 @@ pub struct EvaluationMetrics {
     pub epoch: u32,
     /// `val`.
     pub split: String,
-    /// Metric names and values.
+    /// Metrics by name, as fields of their own: `"accuracy": 0.5`.
+    #[serde(flatten)]
     pub values: std::collections::BTreeMap<String, f64>,
 }
 
@@ -323,4 +324,25 @@ pub struct WorkerStatus {
     pub backbone_loads: u64,
     /// ptv2's version.
     pub version: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_evaluation_has_its_metrics_as_fields() {
+        let row = MetricsRow::Evaluation(EvaluationMetrics {
+            step: 16,
+            epoch: 1,
+            split: "val".into(),
+            values: [("accuracy".to_owned(), 0.5), ("f1".to_owned(), 0.25)].into(),
+        });
+        let json = serde_json::to_value(&row).unwrap();
+        let expected = serde_json::json!(
+            {"step": 16, "epoch": 1, "split": "val", "accuracy": 0.5, "f1": 0.25}
+        );
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<MetricsRow>(json).unwrap(), row);
+    }
 }

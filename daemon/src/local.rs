@@ -80,6 +80,9 @@ async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
         let stdin = child.stdin.take();
         tokio::select! {
             status = child.wait() => match status {
+                Ok(status) if status.success() => {
+                    return tracing::info!("a drained worker ended");
+                }
                 Ok(status) => tracing::warn!(%status, "a worker ended and is started again"),
                 Err(error) => tracing::error!(%error, "a worker cannot be waited for"),
             },

@@ -152,7 +152,8 @@ fn a_plan_says_what_the_job_does() {
     assert_eq!(rows.len(), 4, "three steps and the evaluation at the end: {metrics}");
     let rates: Vec<f64> = rows.iter().filter_map(|row| row["learning_rate"].as_f64()).collect();
     assert_eq!(rates, [1e-2, 1e-2 * 2.0 / 3.0, 1e-2 / 3.0]);
-    assert!(rows[3]["accuracy"].is_number() || rows[3]["values"]["accuracy"].is_number());
+    assert_eq!(rows[3]["split"], "val");
+    assert!(rows[3]["accuracy"].is_number(), "{metrics}");
 }
 
 #[test]

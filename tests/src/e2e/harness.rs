@@ -85,6 +85,13 @@ pub(crate) fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 /// A process that is killed when the test is over.
 pub(crate) struct Process(Child);
 
+impl Process {
+    /// Its exit code, once it has ended by itself.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
+        self.0.try_wait().unwrap().and_then(|status| status.code())
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.0.kill());
@@ -141,6 +148,35 @@ impl Cluster {
         poll("the coordinator", || {
             std::fs::read_to_string(&place).ok().filter(|url| url.ends_with('\n'))
         });
+    }
+
+    /// A coordinator alone, by its configuration file.
+    pub(crate) fn by_file(data: &Path) -> Self {
+        let mut cluster = Self {
+            folder: tempfile::tempdir().unwrap(),
+            daemon: None,
+            workers: Vec::new(),
+            program: binary("ptv2d"),
+        };
+        let (state, store) = (cluster.state(), cluster.folder.path().join("elsewhere"));
+        let config = format!(
+            "listen = \"127.0.0.1:0\"\nstate = {state:?}\nstore = \"file://{}\"\n\
+             roots = [{data:?}, {:?}]\n[limits]\nheartbeat_timeout = \"5s\"\n",
+            store.display(),
+            root()
+        );
+        let file = cluster.file("coordinator.toml", &config);
+        let child = Command::new(&cluster.program)
+            .args(["--log-format", "json", "coordinator", "--config", &file])
+            .stderr(cluster.log("daemon.log"))
+            .spawn()
+            .unwrap();
+        cluster.daemon = Some(Process(child));
+        let place = state.join("address");
+        poll("the coordinator", || {
+            std::fs::read_to_string(&place).ok().filter(|url| url.ends_with('\n'))
+        });
+        cluster
     }
 
     /// Starts one worker beside the coordinator.

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod client;
+mod daemon;
 mod harness;
 mod install;
 mod one_hash;

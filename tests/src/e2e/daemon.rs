@@ -1,0 +1,59 @@
+//! `ptv2d coordinator` and `ptv2d worker`, as they are started on several machines.
+
+use super::harness::{Cluster, binary, hash, poll, superglue, text, tiny_cb};
+use std::process::Command;
+
+#[test]
+fn a_coordinator_and_a_worker_of_their_own_do_a_job() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::by_file(&data);
+    cluster.worker(2, &["--device", "cpu"]);
+    let status = cluster.run(&tiny_cb(&data, ""), &[]);
+    assert_eq!(status["world"], 0, "the group is gone when the job is done");
+    assert!(cluster.folder.path().join("elsewhere/jobs").exists());
+    let log = std::fs::read_to_string(cluster.folder.path().join("daemon.log")).unwrap();
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(line["level"].is_string(), "{line}");
+    }
+}
+
+/// A drained worker ends well; the job goes on with the others, to the same bits.
+#[test]
+fn a_worker_is_drained() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::start(0, 1);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let job = tiny_cb(&data, "");
+    let epochs = ["--set", "training.epochs=12", "--workers", "1..2"];
+    let calm = cluster.run(&job, &epochs);
+    let id = cluster.submit(&job, &epochs);
+    cluster.reaches(&id, 8);
+    let workers = cluster.json(&["workers"]);
+    let first = workers[0]["id"].as_str().unwrap();
+    assert!(cluster.ctl(&["drain", first]).status.success());
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    let code = poll("the drained worker", || cluster.workers[0].ended());
+    assert_eq!(code, 0);
+    assert_eq!(cluster.json(&["workers"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_wrong_start_says_what_to_do() {
+    let fails = |args: &[&str], said: &str| {
+        let run = Command::new(binary("ptv2d")).args(args).output().unwrap();
+        assert!(!run.status.success(), "{args:?}");
+        let message = text(&run.stderr);
+        assert!(message.contains(said), "{args:?}: {message}");
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    let state = state.to_str().unwrap();
+    fails(&["coordinator", "--config", "/none.toml"], "/none.toml");
+    fails(&["local", "--state", state, "--listen", "0.0.0.0:0"], "--insecure-listen");
+    fails(&["local", "--state", state, "--allow", "/none"], "--allow");
+    fails(&["worker", "--coordinator", "ftp://x"], "http://host:port");
+    fails(&["local", "--device", "cuda"], "cuda");
+}
