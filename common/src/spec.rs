@@ -109,6 +109,12 @@ pub struct MethodSpec {
     /// 128 for SuperGLUE; memory and gradient bytes grow linearly. Not used by `head`.
     #[serde(default = "default_pre_seq_len")]
     pub pre_seq_len: u32,
+    /// Whether the prefix comes out of a small network instead of a table. Only `false` is there yet.
+    #[serde(default)]
+    pub prefix_projection: bool,
+    /// That network's hidden size; without it of no effect.
+    #[serde(default = "default_prefix_hidden_size")]
+    pub prefix_hidden_size: u32,
     /// P-tuning v2's one knob: dropout of prefix, hidden states and head.
     #[serde(default = "default_dropout")]
     pub hidden_dropout_prob: f64,
@@ -228,6 +234,9 @@ fn default_max_seq_length() -> u32 {
 fn default_pre_seq_len() -> u32 {
     20
 }
+fn default_prefix_hidden_size() -> u32 {
+    512
+}
 fn default_dropout() -> f64 {
     0.1
 }
@@ -264,6 +273,8 @@ impl Default for MethodSpec {
         Self {
             kind: MethodKind::default(),
             pre_seq_len: default_pre_seq_len(),
+            prefix_projection: false,
+            prefix_hidden_size: default_prefix_hidden_size(),
             hidden_dropout_prob: default_dropout(),
             prefix_dropout: None,
             attention_dropout: None,

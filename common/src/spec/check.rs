@@ -42,6 +42,14 @@ fn check_method(spec: &JobSpec) -> Result<(), Explained> {
     let method = &spec.method;
     let length = method.pre_seq_len;
     range("method.pre_seq_len", length, (1..=4096).contains(&length), "1 to 4096")?;
+    if method.prefix_projection {
+        return Err(Explained::new("`method.prefix_projection` is true")
+            .at("method.prefix_projection")
+            .expected("false: this build trains the prefix as a table only")
+            .hint("remove the key; the reference uses it for WiC with BERT only"));
+    }
+    let hidden = method.prefix_hidden_size;
+    range("method.prefix_hidden_size", hidden, (1..=65_536).contains(&hidden), "1 to 65536")?;
     let dropouts = [
         ("method.hidden_dropout_prob", Some(method.hidden_dropout_prob)),
         ("method.prefix_dropout", method.prefix_dropout),
