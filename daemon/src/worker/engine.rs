@@ -6,7 +6,7 @@
 use super::backbones::Backbones;
 use super::data::{self, Data};
 use super::generation::{self, Exit};
-use super::orders::Order;
+use super::orders::{Order, Stop};
 use super::{Shared, join};
 use crate::collective::CollectiveError;
 use crate::numerics::state::TunedState;
@@ -96,7 +96,7 @@ impl Engine {
                         self.held = None;
                     }
                 }
-                Order::Park(job) => self.park(&job),
+                Order::Stop(stop) => self.stop(stop),
                 Order::End => {
                     if let Some(job) = self.held.as_ref().map(|held| held.job.id.clone()) {
                         self.park(&job);
@@ -109,6 +109,21 @@ impl Engine {
 
     fn holds(&self, job: &JobId) -> bool {
         self.held.as_ref().is_some_and(|held| held.job.id == *job)
+    }
+
+    /// Leaves a job's generations for good. This thread is in none now, so saying it makes it so.
+    fn stop(&mut self, stop: Stop) {
+        let Stop { job, generation, park } = stop;
+        let held = self.held.as_ref().filter(|held| held.job.id == job);
+        let place = held.and_then(|held| Some(held.progress.as_ref()?.place));
+        let reason = LeaveReason::Stopped;
+        let left = FromWorker::Left { job: job.clone(), generation, place, reason };
+        self.shared.outbox.put(left);
+        if park {
+            self.park(&job);
+        } else if self.holds(&job) {
+            self.held = None;
+        }
     }
 
     /// Writes the state of a job whose group is gone, if this rank wrote for that group.

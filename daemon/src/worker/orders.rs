@@ -11,12 +11,23 @@ use std::sync::{Condvar, Mutex, PoisonError};
 pub(super) enum Order {
     /// Begin a generation.
     Start(Box<Start>),
-    /// Forget a job's state: it ended, or goes on without this worker.
+    /// Forget a job's state: it ended well.
     Forget(JobId),
-    /// Write a checkpoint of a job that is parked, if this rank is the one who writes.
-    Park(JobId),
+    /// Leave a job's generations up to this one for good, and say so, even where they were left
+    /// before or never begun: the coordinator waits for it.
+    Stop(Stop),
     /// End the thread.
     End,
+}
+
+/// An order to leave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stop {
+    pub(super) job: JobId,
+    pub(super) generation: Generation,
+    /// Whether the job waits for workers: its state is kept, and written if this rank is the one who
+    /// writes. Else it is forgotten.
+    pub(super) park: bool,
 }
 
 #[derive(Debug, Default)]
@@ -24,7 +35,7 @@ struct Slate {
     /// The newest generation to begin. It supersedes every other.
     start: Option<Box<Start>>,
     forget: Option<JobId>,
-    park: Option<JobId>,
+    stop: Option<Stop>,
     end: bool,
     /// The group that the device thread is in.
     current: Option<(JobId, Generation, AbortHandle)>,
@@ -62,25 +73,22 @@ impl Orders {
         });
     }
 
-    /// Groups of a job up to a generation are to be left; `park` asks for a checkpoint.
-    pub(super) fn stop(&self, job: JobId, generation: Generation, park: bool) {
+    /// Groups of a job up to a generation are to be left.
+    pub(super) fn stop(&self, stop: Stop) {
         self.with(|slate| {
-            let concerned = |start: &Start| start.job.id == job && start.generation <= generation;
+            let Stop { job, generation, .. } = &stop;
+            let concerned = |start: &Start| start.job.id == *job && start.generation <= *generation;
             if slate.start.as_ref().is_some_and(|start| concerned(start)) {
                 slate.start = None;
             }
             let current = slate.current.as_ref();
-            if current.is_some_and(|(own, at, _)| *own == job && *at <= generation) {
+            if current.is_some_and(|(own, at, _)| own == job && at <= generation) {
                 abort(slate);
             }
-            if slate.start.as_ref().is_some_and(|start| start.job.id == job) {
+            if slate.start.as_ref().is_some_and(|start| start.job.id == *job) {
                 return; // A newer generation is to go on with the state.
             }
-            if park {
-                slate.park = Some(job);
-            } else {
-                slate.forget = Some(job);
-            }
+            slate.stop = Some(stop);
         });
     }
 
@@ -104,8 +112,8 @@ impl Orders {
             if slate.end {
                 return Order::End;
             }
-            if let Some(job) = slate.park.take() {
-                return Order::Park(job);
+            if let Some(stop) = slate.stop.take() {
+                return Order::Stop(stop);
             }
             if let Some(job) = slate.forget.take() {
                 return Order::Forget(job);
@@ -123,8 +131,8 @@ impl Orders {
         self.with(|slate| {
             slate.current = Some((job.clone(), generation, handle.clone()));
             // An order that came in between must not be missed.
-            let left = slate.forget.as_ref() == Some(job) || slate.park.as_ref() == Some(job);
-            if slate.end || slate.start.is_some() || left {
+            let stopped = slate.stop.as_ref().is_some_and(|stop| stop.job == *job);
+            if slate.end || slate.start.is_some() || stopped {
                 handle.abort();
             }
         });
@@ -140,5 +148,23 @@ impl Orders {
 fn abort(slate: &Slate) {
     if let Some((_, _, handle)) = &slate.current {
         handle.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker may have left its group by itself when it is told to stop. It must still answer, or
+    /// the coordinator would wait for it without end.
+    #[test]
+    fn a_stop_is_obeyed_whether_or_not_the_group_was_left() {
+        let orders = Orders::default();
+        let stop = Stop { job: JobId("j".into()), generation: Generation(3), park: true };
+        let abort = orders.enter(&stop.job, stop.generation);
+        orders.left();
+        orders.stop(stop.clone());
+        assert!(matches!(orders.next(), Order::Stop(found) if found == stop));
+        drop(abort);
     }
 }

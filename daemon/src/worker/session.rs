@@ -1,6 +1,7 @@
 //! The connection to the coordinator: dialled out, kept alive, dialled again.
 
 use super::Shared;
+use super::orders::Stop;
 use futures_util::{SinkExt, StreamExt};
 use ptv2_common::error::Explained;
 use ptv2_common::session::{FromWorker, ToWorker};
@@ -205,7 +206,7 @@ fn obey(shared: &Shared, message: ToWorker) -> Option<Ended> {
         ToWorker::Refused { error } => return Some(Ended::Done(Err(error))),
         ToWorker::Start(start) => shared.orders.start(start),
         ToWorker::Stop { job, generation, checkpoint } => {
-            shared.orders.stop(job, generation, checkpoint);
+            shared.orders.stop(Stop { job, generation, park: checkpoint });
         }
         ToWorker::Release { job, .. } => shared.orders.release(job),
         ToWorker::Drain => {

@@ -40,6 +40,25 @@ fn a_worker_is_drained() {
     assert_eq!(cluster.json(&["workers"]).as_array().unwrap().len(), 1);
 }
 
+/// A worker is free for the next job whenever its job was cancelled: staged, forming or running.
+#[test]
+fn a_cancelled_job_gives_its_workers_back() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::by_file(&data);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let long = ["--workers", "2", "--set", "training.epochs=5000"];
+    for wait_for_steps in [false, true, false, true] {
+        let id = cluster.submit(&tiny_cb(&data, ""), &long);
+        if wait_for_steps {
+            cluster.reaches(&id, 1);
+        }
+        assert!(cluster.ctl(&["cancel", &id]).status.success());
+        assert_eq!(cluster.ctl(&["wait", &id]).status.code(), Some(5));
+    }
+    cluster.run(&tiny_cb(&data, ""), &["--workers", "2"]);
+}
+
 #[test]
 fn a_wrong_start_says_what_to_do() {
     let fails = |args: &[&str], said: &str| {

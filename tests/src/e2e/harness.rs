@@ -161,7 +161,7 @@ impl Cluster {
         let (state, store) = (cluster.state(), cluster.folder.path().join("elsewhere"));
         let config = format!(
             "listen = \"127.0.0.1:0\"\nstate = {state:?}\nstore = \"file://{}\"\n\
-             roots = [{data:?}, {:?}]\n[limits]\nheartbeat_timeout = \"5s\"\n",
+             roots = [{data:?}, {:?}]\n[limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
             store.display(),
             root()
         );

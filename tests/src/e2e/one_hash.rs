@@ -91,6 +91,24 @@ fn a_killed_worker_costs_a_generation_and_no_bit() {
     assert!(events.contains("worker_lost"), "{events}");
 }
 
+/// A worker that comes later takes its share, from the state that the first one holds.
+#[test]
+fn a_worker_that_joins_changes_no_bit() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, LONG);
+    let more = ["--set", "training.epochs=30", "--workers", "1..2"];
+    let mut cluster = Cluster::by_file(&data);
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &more);
+    let id = cluster.submit(&job, &more);
+    cluster.reaches(&id, 5);
+    cluster.worker(1, &[]);
+    poll("a group of two", || (cluster.json(&["status", &id])["world"] == 2).then_some(()));
+    let status = cluster.done(&id);
+    assert_eq!(status["generation"], 2, "{status:#}");
+    assert_eq!(hash(&status), hash(&calm));
+}
+
 /// All state is lost but the store's: the job resumes from its last checkpoint, to the same bits.
 #[test]
 fn a_job_resumes_when_all_workers_are_killed() {
