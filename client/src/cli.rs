@@ -62,6 +62,8 @@ pub(crate) enum Output {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Prints a commented job file for a task, to begin with. Needs no coordinator.
+    Init(InitArgs),
     /// Submits a job and prints its id.
     Submit(SubmitArgs),
     /// Says what submit would do: rows, steps, trained parameters, bytes, limits.
@@ -80,12 +82,44 @@ pub(crate) enum Command {
     Checkpoints(JobArgs),
     /// Cancels a job.
     Cancel(JobArgs),
+    /// Tries a failed or cancelled job again, from its last checkpoint.
+    Retry(JobArgs),
     /// Fetches a checkpoint into a folder and prints the folder.
     Pull(PullArgs),
     /// Lists workers.
     Workers,
     /// Lets a worker finish its step, leave its group and end.
     Drain(DrainArgs),
+    /// Prints the completions for a shell. Needs no coordinator.
+    Completions(CompletionsArgs),
+    /// Writes the manual pages of ptv2ctl and of each of its commands. Needs no coordinator.
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The task: boolq, cb, copa or rte, or its full name.
+    pub(crate) task: String,
+    /// The file to make [default: stdout].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to: Option<PathBuf>,
+    /// Replaces the file if it exists.
+    #[arg(long, requires = "to")]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// The folder to write them to; it is made where there is none.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
 }
 
 /// A job file and what is changed in it.
@@ -282,6 +316,15 @@ mod tests {
     fn help_documents_the_exit_codes() {
         let help = Cli::command().render_help().to_string();
         assert!(help.contains("7  the time-out passed and the job goes on"), "{help}");
+    }
+
+    #[test]
+    fn the_help_of_init_names_the_tasks() {
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("init").unwrap().render_help().to_string();
+        for task in ptv2_common::spec::known_tasks() {
+            assert!(help.contains(task.rsplit('/').next().unwrap()), "{task}: {help}");
+        }
     }
 
     #[test]

@@ -1,8 +1,13 @@
-//! Reads a job file and applies what the command line changes in it. The coordinator checks it.
+//! Reads a job file, applies what the command line changes in it, and checks it by the rules that
+//! need no files of the coordinator's, which checks it again and whole.
+
+mod origins;
 
 use crate::cli::{Assignment, JobFileArgs};
 use crate::failure::Failure;
+use origins::Origins;
 use ptv2_common::error::Explained;
+use ptv2_common::spec::{self, JobSpec};
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -19,8 +24,56 @@ pub(crate) struct Bases {
     pub(crate) home: Option<PathBuf>,
 }
 
+/// A job as it is sent, and where its keys were written.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    /// The job.
+    pub(crate) spec: Value,
+    origins: Origins,
+}
+
+impl Draft {
+    /// Puts what an option of its own gave, for example `--name rte`.
+    pub(crate) fn put(&mut self, path: &[&str], value: &str, option: &str) -> Result<(), Failure> {
+        let path: Vec<String> = path.iter().map(ToString::to_string).collect();
+        put(&mut self.spec, &path, value.into())?;
+        self.origins.given(&path, format!("{option} {value}"));
+        Ok(())
+    }
+
+    /// Refuses what the coordinator would refuse without a look at its files.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match JobSpec::from_value(self.spec.clone()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.located(error.into())),
+        }
+    }
+
+    /// The failure with the place where its key was written, where it is about a key.
+    pub(crate) fn located(&self, mut failure: Failure) -> Failure {
+        if let Some(place) = failure.error.place.as_ref().and_then(|key| self.origins.place(key)) {
+            failure.error.place = Some(place);
+        }
+        failure
+    }
+
+    fn set(&mut self, set: &Assignment, bases: &Bases) -> Result<(), Failure> {
+        // The value is put into a spec of its own first, so that its paths start where it was typed.
+        let mut alone = Value::Object(Map::new());
+        put(&mut alone, &set.path, set_value(&set.path, &set.text))?;
+        make_absolute(&mut alone, &bases.current, bases.home.as_deref());
+        let pointer = set.path.iter().fold(String::new(), |pointer, part| {
+            format!("{pointer}/{}", part.replace('~', "~0").replace('/', "~1"))
+        });
+        let value = alone.pointer_mut(&pointer).map(Value::take).unwrap_or_default();
+        put(&mut self.spec, &set.path, value)?;
+        self.origins.given(&set.path, format!("--set {}={}", set.path.join("."), set.text));
+        Ok(())
+    }
+}
+
 /// Reads the job file and applies every `--set`.
-pub(crate) fn read(args: &JobFileArgs) -> Result<Value, Failure> {
+pub(crate) fn read(args: &JobFileArgs) -> Result<Draft, Failure> {
     let current = std::env::current_dir()
         .map_err(|error| Failure::local("no current folder", Path::new("."), &error))?;
     let bases = Bases { current, home: std::env::home_dir() };
@@ -38,7 +91,7 @@ pub(crate) fn read(args: &JobFileArgs) -> Result<Value, Failure> {
 }
 
 /// Puts a value at a key, making tables on the way.
-pub(crate) fn put(spec: &mut Value, path: &[String], value: Value) -> Result<(), Failure> {
+fn put(spec: &mut Value, path: &[String], value: Value) -> Result<(), Failure> {
     let Some((last, tables)) = path.split_last() else { return Ok(()) };
     let mut at = spec;
     for (depth, part) in tables.iter().enumerate() {
@@ -68,24 +121,16 @@ fn build(
     folder: &Path,
     sets: &[Assignment],
     bases: &Bases,
-) -> Result<Value, Failure> {
-    let mut spec = parse(text, place)?;
-    make_absolute(&mut spec, folder, bases.home.as_deref());
+) -> Result<Draft, Failure> {
+    let mut draft = parse(text, place)?;
+    make_absolute(&mut draft.spec, folder, bases.home.as_deref());
     for set in sets {
-        // The value is put into a spec of its own first, so that its paths start where it was typed.
-        let mut alone = Value::Object(Map::new());
-        put(&mut alone, &set.path, set_value(&set.text))?;
-        make_absolute(&mut alone, &bases.current, bases.home.as_deref());
-        let pointer = set.path.iter().fold(String::new(), |pointer, part| {
-            format!("{pointer}/{}", part.replace('~', "~0").replace('/', "~1"))
-        });
-        let value = alone.pointer_mut(&pointer).map(Value::take).unwrap_or_default();
-        put(&mut spec, &set.path, value)?;
+        draft.set(set, bases)?;
     }
-    Ok(spec)
+    Ok(draft)
 }
 
-fn parse(text: &str, place: &str) -> Result<Value, Failure> {
+fn parse(text: &str, place: &str) -> Result<Draft, Failure> {
     let refused = |what: String, line: Option<usize>| {
         let place = line.map_or_else(|| place.to_owned(), |line| format!("{place}, line {line}"));
         Failure::refused(Explained::new(what).at(place))
@@ -95,7 +140,7 @@ fn parse(text: &str, place: &str) -> Result<Value, Failure> {
             refused(format!("the job is not valid JSON: {error}"), Some(error.line()))
         })?;
         return if value.is_object() {
-            Ok(value)
+            Ok(Draft { spec: value, origins: Origins::of_json(place) })
         } else {
             Err(refused("the job is no JSON object".into(), None))
         };
@@ -104,18 +149,23 @@ fn parse(text: &str, place: &str) -> Result<Value, Failure> {
         let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
         refused(format!("the job is not valid TOML: {}", error.message()), line)
     })?;
-    Ok(json(toml::Value::Table(table)))
+    let spec = json(toml::Value::Table(table));
+    Ok(Draft { spec, origins: Origins::of_toml(place, text) })
 }
 
-/// A `--set` value: as TOML would read it, and where TOML would not, the text itself.
-fn set_value(text: &str) -> Value {
+/// A `--set` value: as TOML would read it, and the text itself where TOML would not, or where the
+/// key takes nothing but text: `name=123` is a name.
+fn set_value(path: &[String], text: &str) -> Value {
     let document: Result<toml::Table, _> = toml::from_str(&format!("v = {text}"));
-    match document {
+    let value = match document {
         // A line feed in the text could begin another key: then it was no single value.
-        Ok(mut table) if table.len() == 1 => {
-            table.remove("v").map_or_else(|| Value::String(text.to_owned()), json)
-        }
-        Ok(_) | Err(_) => Value::String(text.to_owned()),
+        Ok(mut table) if table.len() == 1 => table.remove("v").map(json),
+        Ok(_) | Err(_) => None,
+    };
+    match value {
+        Some(Value::Number(_) | Value::Bool(_)) if spec::wants_text(&path.join(".")) => text.into(),
+        Some(value) => value,
+        None => text.into(),
     }
 }
 
@@ -170,9 +220,18 @@ mod tests {
         Bases { current: "/now".into(), home: Some("/home/me".into()) }
     }
 
-    fn built(text: &str, sets: &[&str]) -> Result<Value, Failure> {
+    fn draft(text: &str, sets: &[&str]) -> Result<Draft, Failure> {
         let sets: Vec<Assignment> = sets.iter().map(|set| set.parse().unwrap()).collect();
         build(text, "jobs/a.toml", Path::new("/now/jobs"), &sets, &bases())
+    }
+
+    fn built(text: &str, sets: &[&str]) -> Result<Value, Failure> {
+        draft(text, sets).map(|draft| draft.spec)
+    }
+
+    fn check_refusal(text: &str, sets: &[&str], expected: &str) {
+        let message = draft(text, sets).unwrap().check().unwrap_err().message();
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]
@@ -193,7 +252,8 @@ mod tests {
     }
 
     fn check_value(text: &str, expected: Value) {
-        assert_eq!(set_value(text), expected, "{text}");
+        let path = ["training".to_owned(), "seed".to_owned()];
+        assert_eq!(set_value(&path, text), expected, "{text}");
     }
 
     #[test]
@@ -211,6 +271,58 @@ mod tests {
     }
 
     #[test]
+    fn a_key_of_text_takes_the_text_as_typed() {
+        let value = |key: &str, text: &str| {
+            let path: Vec<String> = key.split('.').map(str::to_owned).collect();
+            set_value(&path, text)
+        };
+        assert_eq!(value("name", "123"), json!("123"));
+        assert_eq!(value("name", "true"), json!("true"));
+        assert_eq!(value("name", "\"rte\""), json!("rte"));
+        assert_eq!(value("name", "2026-01-01"), json!("2026-01-01"));
+        assert_eq!(value("resources.workers", "2"), json!(2));
+        assert_eq!(value("checkpoint.every", "200"), json!(200));
+    }
+
+    #[test]
+    fn a_refused_key_has_the_place_where_it_was_written() {
+        let job = format!("{JOB}epochs = 3\n");
+        assert!(draft(&job, &[]).unwrap().check().is_ok());
+        check_refusal(
+            &job.replace("epochs", "epoch"),
+            &[],
+            "error: unknown key `training.epoch` (jobs/a.toml, line 8)\n  expected: one of `epochs`",
+        );
+        check_refusal(
+            &job,
+            &["training.seed=abc"],
+            "error: `training.seed` is the text \"abc\" (--set training.seed=abc)\n  \
+             expected: a whole number, at least 0",
+        );
+        check_refusal(
+            JOB,
+            &[],
+            "error: neither `training.epochs` nor `training.max_steps` is set \
+                                 (jobs/a.toml, line 6)",
+        );
+        let mut named = draft(&job, &[]).unwrap();
+        named.put(&["name"], "A B", "--name").unwrap();
+        let message = named.check().unwrap_err().message();
+        assert!(message.starts_with("error: `name` is A B (--name A B)"), "{message}");
+    }
+
+    #[test]
+    fn what_the_coordinator_says_of_a_key_is_located_and_nothing_else() {
+        let draft = draft(JOB, &[]).unwrap();
+        let place = |place: &str| {
+            let failure = Failure::refused(Explained::new("wrong").at(place));
+            draft.located(failure).error.place.unwrap()
+        };
+        assert_eq!(place("data.root"), "jobs/a.toml, line 5");
+        assert_eq!(place("/data/RTE/train.jsonl"), "/data/RTE/train.jsonl");
+    }
+
+    #[test]
     fn a_set_makes_tables_and_replaces_values() {
         let spec = built(JOB, &["checkpoint.every=10s", "training.learning_rate=1e-2"]).unwrap();
         assert_eq!(spec["checkpoint"]["every"], "10s");
@@ -225,7 +337,7 @@ mod tests {
 
     #[test]
     fn json_is_recognized_by_its_name_or_its_brace() {
-        assert_eq!(parse(" {\"task\": \"a\"}", "stdin").unwrap(), json!({"task": "a"}));
+        assert_eq!(parse(" {\"task\": \"a\"}", "stdin").unwrap().spec, json!({"task": "a"}));
         assert!(parse("task = 1", "a.json").unwrap_err().message().contains("not valid JSON"));
         assert!(parse("[1]", "a.json").is_err());
     }

@@ -2,11 +2,14 @@
 
 use crate::cli::Output;
 use crate::failure::{Failure, Kind};
-use comfy_table::Table;
-use comfy_table::presets::NOTHING;
+use crate::paint;
 use ptv2_common::error::Explained;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
+use unicode_width::UnicodeWidthStr;
+
+/// Between two columns.
+const GAP: &str = "  ";
 
 /// Prints lines of data.
 pub(crate) fn data(text: &str) -> Result<(), Failure> {
@@ -43,7 +46,9 @@ pub(crate) fn either<T: Serialize + ?Sized>(
 /// Tells a person something.
 #[expect(clippy::print_stderr, reason = "the one place for it")]
 pub(crate) fn note(text: &str) {
-    eprintln!("{}", clean(text));
+    let text = clean(text);
+    let colors = paint::is_wanted(&std::io::stderr());
+    eprintln!("{}", if colors { paint::labels(&text) } else { text });
 }
 
 /// Tells a person why the command failed. Returns the exit code.
@@ -55,26 +60,50 @@ pub(crate) fn failure(failure: &Failure) -> u8 {
     failure.kind.exit_code()
 }
 
-/// A table with a head, or a word where it would be empty.
+/// A table with a head. Job states are painted where stdout is a terminal.
 pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(head.iter().map(|name| name.to_uppercase()));
-    for row in rows {
-        table.add_row(row.iter().map(|cell| clean(cell)));
-    }
-    without_margins(&table)
+    let mut lines = vec![head.iter().map(|name| name.to_uppercase()).collect::<Vec<_>>()];
+    let one_line = |cell: &String| clean(cell).replace(['\n', '\t'], " ");
+    lines.extend(rows.iter().map(|row| row.iter().map(one_line).collect()));
+    let state = head.iter().position(|name| *name == "state");
+    let painted = state.filter(|_| paint::is_wanted(&std::io::stdout()));
+    columns(&lines, |_, column| Some(column) == painted)
 }
 
 /// A table of names and values, of which those without a value are left out.
 pub(crate) fn pairs(rows: Vec<(&str, Option<String>)>) -> String {
-    let mut table = Table::new();
-    table.load_style(NOTHING);
+    let mut lines = Vec::new();
     for (name, value) in rows {
-        if let Some(value) = value {
-            table.add_row([name.to_owned(), clean(&value)]);
+        let value = value.map(|value| clean(&value).replace('\t', " "));
+        // What follows a line feed stands under the value.
+        for (number, part) in value.iter().flat_map(|value| value.lines().enumerate()) {
+            let name = if number == 0 { name } else { "" };
+            lines.push(vec![name.to_owned(), part.to_owned()]);
         }
     }
-    without_margins(&table)
+    let colors = paint::is_wanted(&std::io::stdout());
+    columns(&lines, |line, column| colors && column == 1 && line[0] == "state")
+}
+
+/// Lines of cells, each column as wide as its widest cell.
+fn columns(lines: &[Vec<String>], is_painted: impl Fn(&[String], usize) -> bool) -> String {
+    let mut widths: Vec<usize> = Vec::new();
+    for line in lines {
+        widths.resize(widths.len().max(line.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = cell.width().max(*width);
+        }
+    }
+    let text = |line: &Vec<String>| -> String {
+        let cell = |(column, cell): (usize, &String)| {
+            // Padded here, because an escape has characters and no width.
+            let padding = " ".repeat(widths[column] - cell.width());
+            let painted = is_painted(line, column);
+            format!("{}{padding}", if painted { paint::state(cell) } else { cell.clone() })
+        };
+        line.iter().enumerate().map(cell).collect::<Vec<_>>().join(GAP).trim_end().to_owned()
+    };
+    lines.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 
 /// What stands for no value.
@@ -117,12 +146,6 @@ pub(crate) fn time(unix_ms: u64) -> String {
     }
 }
 
-fn without_margins(table: &Table) -> String {
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    let margin = lines.iter().all(|line| line.starts_with(' '));
-    lines.iter().map(|line| if margin { &line[1..] } else { line }).collect::<Vec<_>>().join("\n")
-}
-
 fn not_json(error: &serde_json::Error) -> Failure {
     Failure::new(Kind::BadAnswer, Explained::new(format!("the answer is no JSON: {error}")))
 }
@@ -135,6 +158,22 @@ mod tests {
     fn a_table_has_neither_margins_nor_lines() {
         let text = table(&["id", "name"], vec![vec!["j1".into(), "rte".into()]]);
         assert_eq!(text, "ID  NAME\nj1  rte");
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_they_look() {
+        let line = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let lines = [line(["a", "running"]), line(["\u{4e00}\u{4e00}", "b"])];
+        let plain = columns(&lines, |_, _| false);
+        assert_eq!(plain, "a     running\n\u{4e00}\u{4e00}  b");
+        let painted = columns(&lines, |_, column| column == 1);
+        assert_eq!(painted.replace("\u{1b}[1m\u{1b}[36m", "").replace("\u{1b}[0m", ""), plain);
+        assert_ne!(painted, plain);
+    }
+
+    #[test]
+    fn a_value_of_several_lines_stays_in_its_column() {
+        assert_eq!(pairs(vec![("why", Some("one\ntwo".into()))]), "why  one\n     two");
     }
 
     #[test]

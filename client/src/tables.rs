@@ -30,7 +30,10 @@ pub(crate) fn job(job: &JobStatus) -> String {
         ("id", Some(job.id.clone())),
         ("name", Some(job.name.clone())),
         ("state", Some(word(&job.state))),
+        ("since", job.since_unix_ms.map(time)),
         ("reason", reason(job)),
+        ("expected", expected(job)),
+        ("what helps", job.remedy.clone()),
         ("task", Some(job.task.clone())),
         ("step", Some(format!("{}/{}", job.step, job.total_steps))),
         ("epoch", Some(job.epoch.to_string())),
@@ -50,6 +53,8 @@ pub(crate) fn result(job: &JobStatus) -> String {
         ("job", Some(format!("{} ({})", job.id, job.name))),
         ("state", Some(word(&job.state))),
         ("reason", reason(job)),
+        ("expected", expected(job)),
+        ("what helps", job.remedy.clone()),
         ("step", Some(format!("{}/{}", job.step, job.total_steps))),
     ];
     rows.extend(scores_and_timings(job));
@@ -58,7 +63,15 @@ pub(crate) fn result(job: &JobStatus) -> String {
 
 /// Why a job is where it is, in words.
 pub(crate) fn reason(job: &JobStatus) -> Option<String> {
-    job.reason_text.clone().or_else(|| job.reason.as_ref().map(reason_words))
+    job.reason_text.clone()
+}
+
+/// What would have been right, where a job failed.
+fn expected(job: &JobStatus) -> Option<String> {
+    match &job.reason {
+        Some(Reason::Failed { error }) => error.expected.clone(),
+        Some(_) | None => None,
+    }
 }
 
 /// What a job will do and cost.
@@ -169,24 +182,6 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
     rows
 }
 
-fn reason_words(reason: &Reason) -> String {
-    match reason {
-        Reason::Staging => "its rows are being read and tokenized".into(),
-        Reason::TooFewWorkers { free, needed } => {
-            format!("{free} free workers of one fingerprint, {needed} needed")
-        }
-        Reason::BehindOthers { ahead } => format!("{ahead} jobs go first"),
-        Reason::Forming { waiting_for } => {
-            format!("its group is being formed; {waiting_for} members are not ready")
-        }
-        Reason::LostWorkers { needed } => {
-            format!("it lost workers; it resumes when {needed} are free")
-        }
-        Reason::Failed { error } => error.to_string(),
-        Reason::CancelledByUser => "someone cancelled it".into(),
-    }
-}
-
 fn metrics_row(row: &MetricsRow) -> Vec<String> {
     match row {
         MetricsRow::Step(step) => vec![
@@ -226,7 +221,26 @@ fn age(age_s: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::tests::job as waiting_job;
     use ptv2_common::api::{EvaluationMetrics, JobState};
+    use ptv2_common::error::Explained;
+
+    #[test]
+    fn a_failed_job_says_what_can_be_done() {
+        let mut failed = waiting_job();
+        let error = Explained::new("the rows changed").at("/data/val.jsonl").expected("the same");
+        failed.state = JobState::Failed;
+        failed.reason_text = Some(error.to_string());
+        failed.reason = Some(Reason::Failed { error });
+        failed.remedy = Some("submit it again".into());
+        let text = job(&failed);
+        let lines = [
+            "reason      the rows changed (/data/val.jsonl)",
+            "expected    the same",
+            "what helps  submit it again",
+        ];
+        assert!(text.contains(&lines.join("\n")), "{text}");
+    }
 
     #[test]
     fn an_age_has_one_unit() {
@@ -250,11 +264,5 @@ mod tests {
         });
         let cells = metrics_row(&row);
         assert_eq!((cells.len(), cells[7].as_str()), (8, "val: accuracy 0.5000"));
-    }
-
-    #[test]
-    fn a_reason_is_said_in_words_even_without_text() {
-        let words = reason_words(&Reason::TooFewWorkers { free: 1, needed: 2 });
-        assert_eq!(words, "1 free workers of one fingerprint, 2 needed");
     }
 }

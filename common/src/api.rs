@@ -6,7 +6,7 @@
 //! | `POST /v1/plan` ([`SubmitRequest`]) | [`crate::plan::Plan`] |
 //! | `GET /v1/jobs?state&task&limit` | list of [`JobStatus`], newest first |
 //! | `GET /v1/jobs/{job}` | [`JobStatus`]; `{job}` is an id, its beginning, or a unique name |
-//! | `POST /v1/jobs/{job}/cancel` | [`JobStatus`] |
+//! | `POST /v1/jobs/{job}/cancel`, `POST /v1/jobs/{job}/retry` | [`JobStatus`] |
 //! | `GET /v1/jobs/{job}/metrics` | list of [`MetricsRow`] |
 //! | `GET /v1/jobs/{job}/events?after=SEQ` | list of [`Event`] |
 //! | `GET /v1/jobs/{job}/events/stream` | the same as server-sent events with ids (`Last-Event-ID`) |
@@ -45,8 +45,8 @@ pub struct Problem {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubmitRequest {
-    /// The job file's content as JSON (see [`crate::spec::JobSpec`]).
-    #[schema(value_type = Object)]
+    /// The job file's content as JSON. Kept as it came until it is checked.
+    #[schema(value_type = crate::spec::JobSpec)]
     pub spec: serde_json::Value,
     /// A repeated submit with the same key returns the first job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -109,6 +109,13 @@ pub enum Reason {
         /// What the job asks for at least.
         needed: u32,
     },
+    /// The artifact store did not answer when a group was to begin.
+    StoreUnavailable {
+        /// What it said.
+        error: Explained,
+    },
+    /// All its steps are done.
+    Succeeded,
     /// It failed.
     Failed {
         /// Why.
@@ -144,6 +151,12 @@ pub struct JobStatus {
     pub reason: Option<Reason>,
     /// The same in words.
     pub reason_text: Option<String>,
+    /// What would change it, in words; none where nothing more is to come.
+    #[serde(default)]
+    pub remedy: Option<String>,
+    /// Since when the job is in this state, in milliseconds since 1970.
+    #[serde(default)]
+    pub since_unix_ms: Option<u64>,
     /// The task.
     pub task: String,
     /// Optimizer steps applied.
@@ -344,5 +357,12 @@ mod tests {
         );
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<MetricsRow>(json).unwrap(), row);
+    }
+    #[test]
+    fn a_submit_is_described_down_to_the_keys_of_the_job() {
+        let mut schemas = Vec::new();
+        SubmitRequest::schemas(&mut schemas);
+        let names: Vec<&str> = schemas.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(names.contains(&"JobSpec") && names.contains(&"TrainingSpec"), "{names:?}");
     }
 }

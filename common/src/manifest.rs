@@ -3,6 +3,7 @@
 //! A checkpoint exists if and only if its manifest exists. Data objects are named by their SHA-256,
 //! so "already there" means verify and reuse; the manifest is put last, create-only.
 
+use crate::error::Explained;
 use crate::ids::{Generation, JobId};
 use crate::job::JobRecord;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,36 @@ pub struct GenerationManifest {
     pub nonce: String,
 }
 
+/// An end that no checkpoint tells of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "end", content = "error", rename_all = "snake_case")]
+pub enum End {
+    /// The job cannot be done.
+    Failed(Explained),
+    /// Someone cancelled it.
+    Cancelled,
+}
+
+/// Left in the store when a job fails or is cancelled, so that a coordinator that adopts its jobs from
+/// the store does not begin it again. It holds until a later generation begins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndMark {
+    /// Version of this file.
+    pub format: u32,
+    /// The generation that was the last one.
+    pub generation: Generation,
+    /// How the job ended.
+    #[serde(flatten)]
+    pub end: End,
+}
+
+/// Whether a checkpoint of a step and generation counts: no later generation began before that step.
+/// If one did, a worker that was cut off wrote it, and the job went on without it. `starts` are the
+/// known generations, each with the step it started from.
+pub fn counts(step: u64, generation: Generation, starts: &[(Generation, u64)]) -> bool {
+    starts.iter().all(|(later, start)| *later <= generation || step <= *start)
+}
+
 /// Key of a data object of a job.
 pub fn data_key(job: &JobId, sha256: &str) -> String {
     format!("jobs/{job}/data/{sha256}")
@@ -98,6 +129,16 @@ pub fn generations_prefix(job: &JobId) -> String {
 /// Key of a generation's start manifest.
 pub fn generation_key(job: &JobId, generation: Generation) -> String {
     format!("{}/{:06}.json", generations_prefix(job), generation.0)
+}
+
+/// Folder of a job's end marks.
+pub fn ends_prefix(job: &JobId) -> String {
+    format!("jobs/{job}/ends")
+}
+
+/// Key of the mark that a job ended with a generation.
+pub fn end_key(job: &JobId, generation: Generation) -> String {
+    format!("{}/{:06}.json", ends_prefix(job), generation.0)
 }
 
 /// Key of the object that ties an idempotency key to a job.

@@ -1,35 +1,47 @@
 //! A job as its author writes it: TOML or JSON, each key checked, each default stated.
+//!
+//! The comments of the keys are for that author, too: configs/example-job.toml, `ptv2ctl init` and
+//! the API's document are made from them. Each says what the key does, its range, and what it costs.
 
 mod check;
+mod example;
+mod keys;
+mod read;
+mod recipes;
 mod resources;
 #[cfg(test)]
 mod tests;
 
+pub use example::commented;
+pub use keys::{is_key, wants_text};
+pub use recipes::{job_file, known_tasks};
 pub use resources::{Interval, WorkerRange};
 
-use crate::error::Explained;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The version of the job format that this build reads.
 pub const FORMAT: u32 = 1;
 
 /// A job file.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JobSpec {
     /// Version of this format. Only 1 exists.
     #[serde(default = "format_now")]
     pub format: u32,
-    /// A name for people: `[a-z0-9][a-z0-9._-]{0,127}`. Default: the task and the job's id.
+    /// A name for people: 1 to 128 of a-z 0-9 . _ -, beginning with a letter or digit. Off: made of
+    /// the task and the job's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "rte-first")]
     pub name: Option<String>,
-    /// The task, for example `superglue/rte`.
+    /// superglue/boolq, superglue/cb, superglue/copa or superglue/rte.
     pub task: String,
-    /// The frozen model.
+    /// The frozen model that the job builds on.
     pub backbone: BackboneSpec,
-    /// The rows.
+    /// The rows of the job.
     pub data: DataSpec,
-    /// What is trained.
+    /// What is trained, and its sizes.
     #[serde(default)]
     pub method: MethodSpec,
     /// How it is trained.
@@ -46,18 +58,21 @@ pub struct JobSpec {
 }
 
 /// The frozen model that a job builds on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneSpec {
-    /// A Hugging Face directory with `config.json`, `model.safetensors` and `tokenizer.json`.
+    /// A Hugging Face directory with config.json, model.safetensors and tokenizer.json. Relative to
+    /// this file. Pinned by hash at submit; it must lie under a root that the coordinator allows, at
+    /// the same path on every worker.
     pub path: String,
-    /// Number format of the frozen weights and activations. The tuned state is always fp32.
+    /// Number format of the frozen weights and activations: only fp32 is there yet. The tuned state
+    /// is always fp32.
     #[serde(default)]
     pub precision: Precision,
 }
 
 /// Number format of frozen weights and activations.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floating point.
@@ -66,29 +81,32 @@ pub enum Precision {
 }
 
 /// The rows of a job.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
-    /// A folder that holds the task's folder: `<root>/RTE/{train,val,test}.jsonl`. It must lie under
-    /// a root that the coordinator allows.
+    /// The folder that holds the task's folder, for example `<root>/RTE/{train,val}.jsonl`. Relative to
+    /// this file. It must lie under a root that the coordinator allows.
     pub root: String,
-    /// Alternative text template, for tasks that have one.
+    /// Text template, for tasks that have more than one.
     #[serde(default)]
     pub template_id: u32,
-    /// Longest sequence in tokens, special tokens included; longer pairs lose tokens from the longer
-    /// side. Attention costs grow with its square.
+    /// Longest sequence in tokens, special tokens included, 8 to 8192. Longer pairs lose tokens from
+    /// the longer side. Attention costs grow with its square. Prefix length and this must fit the
+    /// backbone's position table.
     #[serde(default = "default_max_seq_length")]
     pub max_seq_length: u32,
-    /// Keep only the first rows of the training split.
+    /// Keep only the first rows of the training split. Off: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1000)]
     pub max_train_rows: Option<u32>,
-    /// Keep only the first rows of the validation split.
+    /// Keep only the first rows of the validation split. Off: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 100)]
     pub max_val_rows: Option<u32>,
 }
 
 /// What is trained besides the head.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MethodKind {
     /// P-tuning v2: learned keys and values in front of every layer's own.
@@ -99,38 +117,43 @@ pub enum MethodKind {
 }
 
 /// The method and its sizes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MethodSpec {
-    /// What is trained.
+    /// prefix: P-tuning v2, learned keys and values in front of every layer's own. head: the frozen
+    /// backbone and a linear head, as a baseline.
     #[serde(default)]
     pub kind: MethodKind,
-    /// Prefix positions before every layer's keys and values. The reference's own scripts use 8 to
-    /// 128 for SuperGLUE; memory and gradient bytes grow linearly. Not used by `head`.
+    /// Prefix positions before every layer's keys and values, 1 to 4096. The reference's scripts use 8
+    /// to 128 for SuperGLUE. Trained values, checkpoint and bytes on the wire grow linearly. Not used
+    /// by head.
     #[serde(default = "default_pre_seq_len")]
     pub pre_seq_len: u32,
-    /// Whether the prefix comes out of a small network instead of a table. Only `false` is there yet.
+    /// Whether the prefix comes out of a small network instead of a table; true is not there yet.
     #[serde(default)]
     pub prefix_projection: bool,
-    /// That network's hidden size; without it of no effect.
+    /// That network's hidden size, 1 to 65536; without it of no effect.
     #[serde(default = "default_prefix_hidden_size")]
     pub prefix_hidden_size: u32,
-    /// P-tuning v2's one knob: dropout of prefix, hidden states and head.
+    /// P-tuning v2's one knob: dropout of prefix, hidden states and head, at least 0 and below 1.
     #[serde(default = "default_dropout")]
     pub hidden_dropout_prob: f64,
-    /// Overrides `hidden_dropout_prob` for the prefix.
+    /// Dropout of the prefix alone. Off: hidden_dropout_prob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 0.1)]
     pub prefix_dropout: Option<f64>,
-    /// Dropout of attention probabilities. Default: the backbone's own.
+    /// Dropout of attention probabilities. Off: the backbone's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 0.1)]
     pub attention_dropout: Option<f64>,
-    /// Overrides `hidden_dropout_prob` for the head's input.
+    /// Dropout of the head's input alone. Off: hidden_dropout_prob.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 0.1)]
     pub head_dropout: Option<f64>,
 }
 
 /// The learning rate's course.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Schedule {
     /// From the full rate to zero over all steps, after the warm-up.
@@ -141,86 +164,98 @@ pub enum Schedule {
 }
 
 /// How training goes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingSpec {
-    /// Passes over the training rows. Either this or `max_steps`.
+    /// Passes over the training rows: either this or max_steps, and one of the two is required. Time
+    /// grows linearly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 60)]
     pub epochs: Option<u32>,
-    /// Optimizer steps. Either this or `epochs`.
+    /// Optimizer steps of the whole job, in place of epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1000)]
     pub max_steps: Option<u64>,
-    /// Rows of one optimizer step: the global batch, whatever the number of workers.
+    /// Rows of one optimizer step, 1 to 65536: the global batch, whatever the number of workers.
     #[serde(default = "default_batch_size")]
     pub batch_size: u32,
-    /// Full learning rate. The reference's scripts use 1e-4 to 1e-2 for SuperGLUE.
+    /// Full learning rate, above 0. The reference's scripts use 1e-4 to 1e-2 for SuperGLUE.
     pub learning_rate: f64,
     /// Seed of first values, order of rows and dropout.
     #[serde(default = "default_seed")]
     pub seed: u64,
-    /// Whether each epoch has an order of its own.
+    /// Whether each epoch has an order of its own. Off helps to compare step by step with other
+    /// trainers.
     #[serde(default = "default_true")]
     pub shuffle: bool,
-    /// Evaluate after every so many epochs, and always at the end.
+    /// Evaluate after every so many epochs, and always at the end. Each evaluation is a pass over the
+    /// validation rows, and the best of them is the result.
     #[serde(default = "default_eval_every")]
     pub eval_every: u32,
-    /// Decoupled weight decay; biases are exempt.
+    /// Decoupled weight decay, at least 0; biases are exempt.
     #[serde(default)]
     pub weight_decay: f64,
-    /// Share of all steps during which the rate rises from zero.
+    /// Share of all steps during which the rate rises from zero, 0 to 1.
     #[serde(default)]
     pub warmup_ratio: f64,
-    /// The learning rate's course.
+    /// The rate after the warm-up. linear: from the full rate to zero over all steps. constant: the
+    /// full rate throughout.
     #[serde(default)]
     pub schedule: Schedule,
     /// Global L2 norm that gradients are clipped to; 0 turns clipping off.
     #[serde(default = "default_max_grad_norm")]
     pub max_grad_norm: f64,
-    /// Decay of AdamW's first moment.
+    /// Decay of AdamW's first moment, at least 0 and below 1.
     #[serde(default = "default_adam_beta1")]
     pub adam_beta1: f64,
-    /// Decay of AdamW's second moment.
+    /// Decay of AdamW's second moment, at least 0 and below 1.
     #[serde(default = "default_adam_beta2")]
     pub adam_beta2: f64,
-    /// Added to AdamW's denominator.
+    /// Added to AdamW's denominator, above 0: to the square root of the second moment before bias
+    /// correction, as in the reference; torch corrects first.
     #[serde(default = "default_adam_epsilon")]
     pub adam_epsilon: f64,
-    /// Parts that a global batch is cut into: the unit of sharding, and the largest useful number of
-    /// workers times threads. Default: one for every 4 rows. A part of the result: another number
-    /// gives other bits.
+    /// Parts that a global batch is cut into, 1 to batch_size: the unit of sharding, and the largest
+    /// useful number of workers times threads. A part of the result: another number gives other bits.
+    /// Off: one for every 4 rows of batch_size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 8)]
     pub slices: Option<u32>,
 }
 
 /// What training starts from.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct InitSpec {
-    /// A PEFT prefix adapter directory whose prefix and head are the first values.
+    /// Start from the prefix and head of a PEFT adapter directory, or of a checkpoint that was pulled
+    /// in native form. Off: random values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "adapters/first")]
     pub adapter: Option<String>,
 }
 
 /// What the job runs on.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResourceSpec {
-    /// Number of workers, `"2"` or `"1..4"`. The result does not depend on it.
+    /// Number of workers, "2" or "1..4". The job starts with the least and takes in more as they come
+    /// free. The result does not depend on it.
     #[serde(default)]
     pub workers: WorkerRange,
-    /// A job of higher priority is started first.
+    /// Jobs of higher priority are started first; of equal ones the older.
     #[serde(default)]
     pub priority: i32,
 }
 
 /// When a job's state is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CheckpointSpec {
-    /// Interval as a time (`"60s"`) or a number of steps (`200`).
+    /// Interval as a time ("60s") or a number of steps (200). Each new best is kept besides. A shorter
+    /// one loses less when every worker of a job dies at once, and writes more.
     #[serde(default)]
     pub every: Interval,
-    /// Checkpoints that are kept besides the best. At least the two newest good ones stay.
+    /// Checkpoints that are kept besides the best; at least the two newest good ones stay.
     #[serde(default = "default_keep")]
     pub keep: u32,
 }
@@ -303,39 +338,5 @@ impl TrainingSpec {
     /// Slices of a global batch in effect: as asked, or one for every 4 rows.
     pub fn slice_count(&self) -> u32 {
         self.slices.unwrap_or_else(|| self.batch_size.div_ceil(4))
-    }
-}
-
-impl JobSpec {
-    /// Reads a job from TOML and checks each value that can be checked without files.
-    ///
-    /// # Errors
-    /// Names the key, its value, what was expected, and a hint.
-    pub fn from_toml(text: &str) -> Result<Self, Explained> {
-        let value: toml::Value = toml::from_str(text).map_err(|error| {
-            let line = error.span().map(|span| 1 + text[..span.start].matches('\n').count());
-            let explained =
-                Explained::new(format!("the job is not valid TOML: {}", error.message()));
-            match line {
-                Some(line) => explained.at(format!("line {line}")),
-                None => explained,
-            }
-        })?;
-        let json = serde_json::to_value(value)
-            .map_err(|error| Explained::new(format!("the job cannot be read: {error}")))?;
-        Self::from_value(json)
-    }
-
-    /// Reads a job from a JSON value, with the same checks.
-    ///
-    /// # Errors
-    /// As [`JobSpec::from_toml`].
-    pub fn from_value(value: serde_json::Value) -> Result<Self, Explained> {
-        let spec: Self = serde_json::from_value(value).map_err(|error| {
-            Explained::new(format!("the job is refused: {error}"))
-                .hint("docs and defaults of each key stand in configs/example-job.toml")
-        })?;
-        check::check(&spec)?;
-        Ok(spec)
     }
 }

@@ -92,6 +92,35 @@ pub async fn list(store: &Store, prefix: &str) -> object_store::Result<Vec<Strin
     Ok(keys)
 }
 
+/// Lists the folders directly below a folder, in order of name.
+///
+/// # Errors
+/// Those of the store.
+pub async fn folders(store: &Store, prefix: &str) -> object_store::Result<Vec<String>> {
+    let listed = store.list_with_delimiter(Some(&Path::from(prefix))).await?;
+    let mut names: Vec<String> = listed
+        .common_prefixes
+        .iter()
+        .filter_map(|folder| folder.filename().map(str::to_owned))
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// SHA-256 of all that a reader gives, in lower-case hexadecimal; large files pass in parts.
+///
+/// # Errors
+/// Those of the reader.
+pub fn sha256_of_reader(mut reader: impl std::io::Read) -> std::io::Result<String> {
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
+    loop {
+        match reader.read(&mut buffer)? {
+            0 => return Ok(hex::encode(hash.finalize())),
+            count => hash.update(&buffer[..count]),
+        }
+    }
+}
+
 /// SHA-256 of some bytes, in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

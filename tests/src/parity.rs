@@ -38,6 +38,12 @@ impl Reference {
         fp32(&file, name, &shape).unwrap()
     }
 
+    /// The reference's prefix and head, in a layout's order.
+    fn tuned(&self, layout: &Layout) -> Vec<f32> {
+        let [bias, weight, table] = ["head.bias", "head.weight", "prefix"].map(|n| self.floats(n));
+        values(layout, &bias, &weight, &table)
+    }
+
     fn whole(&self, name: &str) -> Vec<i64> {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let view = file.tensor(name).unwrap();
@@ -126,12 +132,7 @@ pub(crate) fn check(name: &str, error: f32, bound: f32) {
 fn logits_agree_with_peft_for_each_naming_of_tensors() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, NO_DROPOUT);
-    let tuned = values(
-        &setting.layout,
-        &reference.floats("head.bias"),
-        &reference.floats("head.weight"),
-        &reference.floats("prefix"),
-    );
+    let tuned = reference.tuned(&setting.layout);
     for backbone in ["backbone", "backbone-bare", "backbone-legacy"] {
         let network = network(backbone, &setting);
         let logits = network.logits(&tuned, &reference.slice("", 1, 0..6)).unwrap();
@@ -160,12 +161,7 @@ fn a_zero_prefix_is_no_absent_prefix() {
 fn gradients_agree_with_the_reference() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, NO_DROPOUT);
-    let tuned = values(
-        &setting.layout,
-        &reference.floats("head.bias"),
-        &reference.floats("head.weight"),
-        &reference.floats("prefix"),
-    );
+    let tuned = reference.tuned(&setting.layout);
     let network = network("backbone", &setting);
     let found = network.gradient(&tuned, 0, &reference.slice("", 1, 0..6)).unwrap();
     check("loss", (found.loss / 6.0 - reference.floats("loss")[0]).abs(), 1e-5);
@@ -208,12 +204,7 @@ fn multiple_choice_agrees_with_the_reference() {
 fn prefix_and_text_may_fill_the_position_table_and_not_more() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, NO_DROPOUT);
-    let tuned = values(
-        &setting.layout,
-        &reference.floats("head.bias"),
-        &reference.floats("head.weight"),
-        &reference.floats("prefix"),
-    );
+    let tuned = reference.tuned(&setting.layout);
     let network = network("backbone", &setting);
     let logits = network.logits(&tuned, &reference.slice("edge.", 1, 0..2)).unwrap();
     check("edge", largest_error(&logits, &reference.floats("edge.logits")), 1e-4);

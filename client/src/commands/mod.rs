@@ -5,10 +5,13 @@ mod checkpoints;
 mod drain;
 mod events;
 mod follow;
+mod generate;
+mod init;
 mod logs;
 mod metrics;
 mod plan;
 mod pull;
+mod retry;
 mod status;
 mod submit;
 mod wait;
@@ -23,8 +26,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
     let output = cli.global.output;
     let api = || Api::new(&cli.global);
     match &cli.command {
-        Command::Submit(args) => submit::run(&api()?, output, args).await,
-        Command::Plan(args) => plan::run(&api()?, output, args).await,
+        Command::Submit(args) => submit::run(&cli.global, args).await,
+        Command::Plan(args) => plan::run(&cli.global, args).await,
         Command::Status(args) => status::run(&api()?, output, args).await,
         Command::Wait(args) => wait::run(&api()?, output, args).await,
         Command::Logs(args) => logs::run(&api()?, output, args).await,
@@ -32,7 +35,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Events(args) => events::run(&api()?, output, args).await,
         Command::Checkpoints(args) => checkpoints::run(&api()?, output, args).await,
         Command::Cancel(args) => cancel::run(&api()?, output, args).await,
-        // The only one that may do without a coordinator, and so without its token.
+        Command::Retry(args) => retry::run(&api()?, output, args).await,
+        Command::Init(args) => init::run(args),
+        Command::Completions(args) => generate::completions(args),
+        Command::Man(args) => generate::man(args),
+        // With --store it does without a coordinator, and so without its token.
         Command::Pull(args) => pull::run(&cli.global, args).await,
         Command::Workers => workers::run(&api()?, output).await,
         Command::Drain(args) => drain::run(&api()?, output, args).await,

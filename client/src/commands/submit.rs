@@ -1,24 +1,29 @@
 //! `ptv2ctl submit`.
 
 use super::follow;
-use crate::cli::{Output, SubmitArgs};
+use crate::cli::{Global, SubmitArgs};
 use crate::failure::{Failure, Outcome};
 use crate::http::Api;
 use crate::{jobfile, render, tables};
 use ptv2_common::api::{JobStatus, SubmitRequest};
 
 /// Submits a job; follows it or waits for it where that was asked.
-pub(crate) async fn run(api: &Api, output: Output, args: &SubmitArgs) -> Result<Outcome, Failure> {
-    let mut spec = jobfile::read(&args.job_file)?;
+pub(crate) async fn run(global: &Global, args: &SubmitArgs) -> Result<Outcome, Failure> {
+    let output = global.output;
+    let mut draft = jobfile::read(&args.job_file)?;
     if let Some(name) = &args.name {
-        jobfile::put(&mut spec, &["name".into()], name.as_str().into())?;
+        draft.put(&["name"], name, "--name")?;
     }
     if let Some(workers) = &args.workers {
-        let path = ["resources".into(), "workers".into()];
-        jobfile::put(&mut spec, &path, workers.to_string().into())?;
+        draft.put(&["resources", "workers"], &workers.to_string(), "--workers")?;
     }
-    let request = SubmitRequest { spec, idempotency_key: args.idempotency_key.clone() };
-    let submitted: JobStatus = api.post_job(&["jobs"], &request).await?;
+    // Before the token is looked for: a wrong job is wrong without a coordinator, too.
+    draft.check()?;
+    let api = &Api::new(global)?;
+    let idempotency_key = args.idempotency_key.clone();
+    let request = SubmitRequest { spec: draft.spec.clone(), idempotency_key };
+    let submitted = api.post_job(&["jobs"], &request).await;
+    let submitted: JobStatus = submitted.map_err(|failure| draft.located(failure))?;
     if args.follow {
         render::note(&format!("submitted {} ({})", submitted.id, submitted.name));
         let job = follow::with_progress(api, &submitted.id).await?;

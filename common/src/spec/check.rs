@@ -1,5 +1,6 @@
 //! The checks that need no files. Each names the key, its value, what was expected, and a hint.
 
+use super::read::SEE_EXAMPLE;
 use super::{FORMAT, JobSpec};
 use crate::error::Explained;
 use std::fmt::Display;
@@ -140,8 +141,5 @@ fn range(key: &str, value: impl Display, ok: bool, expected: &str) -> Result<(),
     if ok {
         return Ok(());
     }
-    Err(Explained::new(format!("`{key}` is {value}"))
-        .at(key)
-        .expected(expected)
-        .hint("each key, its range and its default stand in configs/example-job.toml"))
+    Err(Explained::new(format!("`{key}` is {value}")).at(key).expected(expected).hint(SEE_EXAMPLE))
 }

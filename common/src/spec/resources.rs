@@ -4,6 +4,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 /// How many workers a job may have, written `"2"` or `"1..4"` (both ends included).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,4 +128,24 @@ impl<'de> Deserialize<'de> for Interval {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+// Both are a string or a number on the wire, whatever their fields are.
+impl ToSchema for WorkerRange {}
+impl PartialSchema for WorkerRange {
+    fn schema() -> RefOr<Schema> {
+        text_or_number()
+    }
+}
+
+impl ToSchema for Interval {}
+impl PartialSchema for Interval {
+    fn schema() -> RefOr<Schema> {
+        text_or_number()
+    }
+}
+
+fn text_or_number() -> RefOr<Schema> {
+    let types = SchemaType::from_iter([Type::String, Type::Integer]);
+    ObjectBuilder::new().schema_type(types).into()
 }

@@ -1,4 +1,4 @@
-use super::{Interval, JobSpec, WorkerRange};
+use super::{Interval, JobSpec, WorkerRange, known_tasks, wants_text};
 use std::time::Duration;
 
 const JOB: &str = r#"
@@ -30,9 +30,95 @@ fn a_spec_survives_json() {
     assert_eq!(JobSpec::from_value(json).expect("valid"), spec);
 }
 
+/// What a changed job is refused with: what, place, expected, hint.
+fn refusal(from: &str, to: &str) -> [String; 4] {
+    assert!(JOB.contains(from), "{from}");
+    let error = JobSpec::from_toml(&JOB.replace(from, to)).expect_err(to);
+    [error.what, error.place.unwrap(), error.expected.unwrap(), error.hint.unwrap()]
+}
+
 #[test]
-fn unknown_keys_are_errors() {
-    refused("[method]\npre_seq_length = 8\n", "pre_seq_length");
+fn an_unknown_key_is_named_with_its_table() {
+    let [what, place, expected, hint] = refusal("epochs = 3", "epochs = 3, batch_sise = 8");
+    assert_eq!(what, "unknown key `training.batch_sise`");
+    assert_eq!(place, "training.batch_sise");
+    assert!(expected.starts_with("one of `epochs`, `max_steps`, `batch_size`"), "{expected}");
+    assert_eq!(hint, "did you mean `batch_size`?");
+}
+
+#[test]
+fn an_unknown_key_outside_the_tables_may_belong_into_one() {
+    let [what, place, expected, hint] = refusal("task =", "epochs = 3\ntask =");
+    assert_eq!((what.as_str(), place.as_str()), ("unknown key `epochs`", "epochs"));
+    assert!(expected.starts_with("one of `format`, `name`, `task`, `backbone`"), "{expected}");
+    assert_eq!(hint, "did you mean `training.epochs`?");
+    let [.., hint] = refusal("task =", "colour = 3\ntask =");
+    assert!(hint.contains("configs/example-job.toml"), "{hint}");
+}
+
+#[test]
+fn a_wrong_type_is_named_with_what_was_found() {
+    let check = |to: &str, expected_what: &str, place: &str, expected: &str| {
+        let [what, at, wanted, _] = refusal("epochs = 3", &format!("epochs = 3, {to}"));
+        assert_eq!((what.as_str(), at.as_str()), (expected_what, place));
+        assert_eq!(wanted, expected);
+    };
+    let seed = "training.seed";
+    check(
+        "seed = \"abc\"",
+        "`training.seed` is the text \"abc\"",
+        seed,
+        "a whole number, at least 0",
+    );
+    check("seed = -1", "`training.seed` is -1", seed, "a whole number, at least 0");
+    check(
+        "schedule = \"expected\"",
+        "`training.schedule` is the text \"expected\"",
+        "training.schedule",
+        "one of `linear`, `constant`",
+    );
+    check(
+        "schedule = 3",
+        "`training.schedule` is 3",
+        "training.schedule",
+        "one of `linear`, `constant`",
+    );
+    check("shuffle = []", "`training.shuffle` is a list", "training.shuffle", "true or false");
+    let [what, place, expected, _] = refusal("data.root = \"file:///data\"", "data = 3");
+    assert_eq!((what.as_str(), place.as_str()), ("`data` is 3", "data"));
+    assert_eq!(expected, "a table");
+}
+
+#[test]
+fn a_missing_key_is_named_with_what_it_is() {
+    let [what, place, expected, _] = refusal(", learning_rate = 5e-3", "");
+    assert_eq!(what, "`training.learning_rate` is missing");
+    assert_eq!(place, "training.learning_rate");
+    assert!(expected.starts_with("Full learning rate"), "{expected}");
+    let [what, place, ..] = refusal("task = \"superglue/rte\"", "");
+    assert_eq!((what.as_str(), place.as_str()), ("`task` is missing", "task"));
+}
+
+#[test]
+fn a_job_that_is_no_table_is_refused() {
+    let error = JobSpec::from_value(serde_json::json!([1])).unwrap_err();
+    assert_eq!(error.what, "the job is a list");
+}
+
+#[test]
+fn only_keys_of_text_alone_want_text() {
+    for (key, expected) in [
+        ("name", true),
+        ("backbone.path", true),
+        ("method.kind", true),
+        ("resources.workers", false),
+        ("checkpoint.every", false),
+        ("training.seed", false),
+        ("training", false),
+        ("nothing", false),
+    ] {
+        assert_eq!(wants_text(key), expected, "{key}");
+    }
 }
 
 #[test]
@@ -41,8 +127,8 @@ fn values_out_of_range_are_errors() {
     refused("[method]\nprefix_projection = true\n", "method.prefix_projection");
     refused("[method]\nhidden_dropout_prob = 1.0\n", "method.hidden_dropout_prob");
     refused("[resources]\nworkers = \"9..12\"\n", "resources.workers");
-    refused("[checkpoint]\nevery = 0\n", "number of steps above 0");
-    refused("[resources]\nworkers = \"4..1\"\n", "4..1");
+    refused("[checkpoint]\nevery = 0\n", "`checkpoint.every` is 0");
+    refused("[resources]\nworkers = \"4..1\"\n", "`resources.workers` is the text \"4..1\"");
 }
 
 #[test]
@@ -90,7 +176,7 @@ fn the_example_job_shows_every_key() {
     let shown: Vec<String> = config("example-job.toml")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.split(" = ").count() == 2 && !key.contains(": ") => key.to_owned(),
+            Some(key) if key.contains(" = ") => key.to_owned(),
             _ => line.to_owned(),
         })
         .collect();
@@ -110,9 +196,7 @@ fn the_example_job_shows_every_key() {
     let mut expected = Vec::new();
     for table in fields("") {
         match table.as_str() {
-            // A name has no default to show, and the format is the file's own.
-            "format" | "name" => {}
-            "task" => expected.push("task".to_owned()),
+            "format" | "name" | "task" => expected.push(table),
             _ => expected.extend(fields(&table).iter().map(|key| format!("{table}.{key}"))),
         }
     }
@@ -122,9 +206,8 @@ fn the_example_job_shows_every_key() {
 
 #[test]
 fn every_job_in_the_repository_is_accepted() {
-    for name in ["boolq", "cb", "copa", "rte"] {
-        let spec = JobSpec::from_toml(&config(&format!("superglue/{name}.toml"))).unwrap();
-        assert_eq!(spec.task, format!("superglue/{name}"));
+    for task in known_tasks() {
+        assert_eq!(JobSpec::from_toml(&config(&format!("{task}.toml"))).unwrap().task, task);
     }
     JobSpec::from_toml(&config("demo.toml")).unwrap();
 }

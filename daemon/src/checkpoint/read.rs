@@ -5,9 +5,9 @@ use crate::numerics::state::{Layout, TunedState};
 use bytes::Bytes;
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
-use ptv2_common::ids::JobId;
+use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::manifest::{
-    CheckpointManifest, FileEntry, GenerationManifest, checkpoints_prefix, data_key,
+    CheckpointManifest, FileEntry, GenerationManifest, checkpoints_prefix, counts, data_key,
     generations_prefix,
 };
 use ptv2_common::storage::{self, Store, sha256};
@@ -24,7 +24,8 @@ pub struct Name {
 }
 
 impl Name {
-    fn parse(key: String) -> Option<Self> {
+    /// Reads a manifest's key; `None` for what is none.
+    pub fn parse(key: String) -> Option<Self> {
         let stem = key.rsplit('/').next()?.strip_suffix(".json")?;
         let (step, generation) = stem.split_once('-')?;
         Some(Self { step: step.parse().ok()?, generation: generation.parse().ok()?, key })
@@ -40,20 +41,16 @@ pub async fn names(store: &Store, job: &JobId) -> Result<Vec<Name>, Explained> {
     let mut names: Vec<Name> = keys.into_iter().filter_map(Name::parse).collect();
     names.sort();
     let starts = starts(store, job).await?;
-    // A manifest of generation g counts only up to the start of every later generation.
-    names.retain(|name| {
-        starts
-            .iter()
-            .all(|start| start.generation.0 <= name.generation || start.start_step >= name.step)
-    });
+    names.retain(|name| counts(name.step, Generation(name.generation), &starts));
     Ok(names)
 }
 
-async fn starts(store: &Store, job: &JobId) -> Result<Vec<GenerationManifest>, Explained> {
+async fn starts(store: &Store, job: &JobId) -> Result<Vec<(Generation, u64)>, Explained> {
     let mut starts = Vec::new();
     for key in list(store, &generations_prefix(job)).await? {
         let bytes = get(store, &key).await?;
-        starts.push(parse(&key, &bytes)?);
+        let start: GenerationManifest = parse(&key, &bytes)?;
+        starts.push((start.generation, start.start_step));
     }
     Ok(starts)
 }

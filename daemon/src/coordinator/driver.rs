@@ -2,12 +2,12 @@
 //! by [`Cluster::apply`] and performed here.
 //!
 //! What a decision records is on disk before any of its messages leaves: the journal's commit is
-//! awaited between the two.
+//! awaited between the two. While the journal takes nothing, nothing further is decided.
 
 use super::journal::{Entry, Journal};
 use super::run::{Action, Cluster, Event};
 use super::{chores, staging};
-use crate::clock;
+use crate::clock::{self, Steady};
 use ptv2_common::api::{JobStatus, LogLevel, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
@@ -16,7 +16,7 @@ use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,8 @@ pub const INPUTS_WAITING: usize = 1024;
 pub const MESSAGES_WAITING: usize = 64;
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(200);
+/// Pause before a journal that failed is written again.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// Jobs that are staged side by side.
 const STAGED_AT_ONCE: usize = 2;
 
@@ -74,6 +76,8 @@ pub enum Question {
     Record(JobId, oneshot::Sender<Option<JobRecord>>),
     /// Cancel a job.
     Cancel(JobId, oneshot::Sender<Option<JobStatus>>),
+    /// Try a job again.
+    Retry(JobId, oneshot::Sender<Option<JobStatus>>),
     /// All workers.
     Workers(oneshot::Sender<Vec<WorkerStatus>>),
     /// Drain a worker; answers whether there is one of that id.
@@ -92,7 +96,10 @@ pub struct Driver {
     staging: Arc<Semaphore>,
     /// Grows with each thing that people may want to see.
     changes: watch::Sender<u64>,
-    started: Instant,
+    /// What keeps it from deciding, while something does.
+    trouble: watch::Sender<Option<Explained>>,
+    clock: Steady,
+    shutdown: CancellationToken,
 }
 
 /// What a driver begins with.
@@ -101,6 +108,8 @@ pub struct Beginning {
     pub cluster: Cluster,
     /// Jobs whose staging was cut off.
     pub unstaged: Vec<JobId>,
+    /// The time that decisions are made by, not before that of the last decision.
+    pub clock: Steady,
     /// Where decisions are kept.
     pub journal: Journal,
     /// The artifact store.
@@ -116,14 +125,17 @@ pub struct Doors {
     pub inputs: mpsc::Sender<Input>,
     /// Changes with each thing that people may want to see.
     pub changes: watch::Receiver<u64>,
+    /// What keeps the driver from deciding, while something does.
+    pub trouble: watch::Receiver<Option<Explained>>,
 }
 
 impl Driver {
     /// Sets the loop up, and starts staging again what was cut off.
-    pub fn new(beginning: Beginning) -> (Self, Doors) {
+    pub fn new(beginning: Beginning, shutdown: CancellationToken) -> (Self, Doors) {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
-        let Beginning { cluster, unstaged, journal, store, store_url } = beginning;
+        let (trouble, troubled) = watch::channel(None);
+        let Beginning { cluster, unstaged, clock, journal, store, store_url } = beginning;
         let driver = Self {
             cluster,
             journal,
@@ -134,25 +146,27 @@ impl Driver {
             connections: BTreeMap::new(),
             staging: Arc::new(Semaphore::new(STAGED_AT_ONCE)),
             changes,
-            started: clock::now(),
+            trouble,
+            clock,
+            shutdown,
         };
         for job in unstaged {
             driver.stage(&job);
         }
-        (driver, Doors { inputs: sender, changes: seen })
+        (driver, Doors { inputs: sender, changes: seen, trouble: troubled })
     }
 
-    /// Runs until `shutdown`.
+    /// Runs until the shutdown.
     ///
     /// # Errors
-    /// When the journal can no longer be written: a coordinator that cannot remember must not decide.
-    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), Explained> {
+    /// When the journal's thread has ended, or its last decision could not be written by then.
+    pub async fn run(mut self) -> Result<(), Explained> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let input = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return Ok(()),
+                () = self.shutdown.cancelled() => return Ok(()),
                 input = self.inputs.recv() => match input {
                     Some(input) => input,
                     None => return Ok(()),
@@ -204,12 +218,38 @@ impl Driver {
     }
 
     /// Decides, writes down, then acts.
-    async fn decide(&mut self, event: Event, mut entries: Vec<Entry>) -> Result<(), Explained> {
-        let actions = self.cluster.apply(self.started.elapsed(), event);
-        let unix_ms = clock::unix_ms();
-        for action in &actions {
+    async fn decide(&mut self, event: Event, entries: Vec<Entry>) -> Result<(), Explained> {
+        let actions = self.cluster.apply(self.clock.elapsed(), event);
+        self.persist(self.entries(&actions, entries)).await?;
+        self.act(actions);
+        Ok(())
+    }
+
+    /// Accepts a job, or nothing at all: one that the journal does not take was never there.
+    async fn submit(&mut self, record: Box<JobRecord>) -> Result<JobStatus, Explained> {
+        let limit = self.cluster.limits().queue_limit as usize;
+        if self.cluster.waiting() >= limit {
+            return Err(Explained::new(format!("{limit} jobs wait already"))
+                .at("queue_limit")
+                .hint("wait for some to end, or raise `limits.queue_limit`"));
+        }
+        let (job, before) = (record.id.clone(), self.cluster.clone());
+        let actions = self.cluster.apply(self.clock.elapsed(), Event::Submitted(record));
+        if let Err(error) = self.journal.write(self.entries(&actions, Vec::new())).await {
+            self.cluster = before;
+            return Err(error.hint("the job was not accepted: make room, then submit it again"));
+        }
+        self.changes.send_modify(|count| *count += 1);
+        self.act(actions);
+        self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
+    }
+
+    /// What is to be journaled of a decision.
+    fn entries(&self, actions: &[Action], mut entries: Vec<Entry>) -> Vec<Entry> {
+        let unix_ms = clock::millis(self.clock.elapsed());
+        for action in actions {
             match action {
-                Action::Record(fact) => entries.push(Entry::Fact(fact.clone())),
+                Action::Record(fact) => entries.push(Entry::Fact { unix_ms, fact: fact.clone() }),
                 Action::Note { job, kind, message } => {
                     tracing::info!(%job, kind, "{message}");
                     entries.push(Entry::Event {
@@ -222,30 +262,55 @@ impl Driver {
                 Action::Stage(_)
                 | Action::Prepare(..)
                 | Action::Tell(..)
+                | Action::MarkEnd(..)
                 | Action::Disconnect(_) => {}
             }
         }
-        if !entries.is_empty() {
-            self.journal.write(entries).await?;
-            self.changes.send_modify(|count| *count += 1);
+        entries
+    }
+
+    /// Writes entries down, however long it takes: what was decided cannot be taken back. Meanwhile
+    /// people are told what is wrong, and workers train on.
+    async fn persist(&self, entries: Vec<Entry>) -> Result<(), Explained> {
+        if entries.is_empty() {
+            return Ok(());
         }
+        let entries: Arc<[Entry]> = entries.into();
+        while let Err(error) = self.journal.write(Arc::clone(&entries)).await {
+            tracing::error!(%error, "the coordinator decides nothing until its journal is written");
+            self.trouble.send_replace(Some(error.clone()));
+            tokio::select! {
+                () = tokio::time::sleep(JOURNAL_PAUSE) => {}
+                () = self.shutdown.cancelled() => return Err(error),
+            }
+        }
+        if self.trouble.send_replace(None).is_some() {
+            tracing::info!("the journal is written again");
+        }
+        self.changes.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn act(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Record(_) | Action::Note { .. } => {}
                 Action::Stage(job) => self.stage(&job),
                 Action::Prepare(job, generation) => {
-                    tokio::spawn(chores::prepare(
-                        self.store.clone(),
-                        job,
-                        generation,
-                        self.results.clone(),
-                    ));
+                    let (store, results) = (self.store.clone(), self.results.clone());
+                    tokio::spawn(chores::prepare(store, job, generation, results));
                 }
                 Action::Tell(worker, message) => self.tell(&worker, message),
                 Action::Disconnect(worker) => drop(self.connections.remove(&worker)),
+                Action::MarkEnd(job, generation, end) => {
+                    tokio::spawn(chores::mark_end(self.store.clone(), job, generation, end));
+                }
             }
         }
-        Ok(())
+    }
+
+    fn status(&self, job: &JobId) -> Option<JobStatus> {
+        self.cluster.status(self.clock.elapsed(), job)
     }
 
     /// Starts a job's staging; its result comes back as an event.
@@ -283,35 +348,27 @@ impl Driver {
     async fn answer(&mut self, question: Question) -> Result<(), Explained> {
         // Whoever asked may have gone away: answers that nobody takes are dropped.
         match question {
-            Question::Submit(record, reply) => {
-                let limit = self.cluster.limits().queue_limit as usize;
-                if self.cluster.waiting() >= limit {
-                    let refusal = Explained::new(format!("{limit} jobs wait already"))
-                        .at("queue_limit")
-                        .hint("wait for some to end, or raise `limits.queue_limit`");
-                    drop(reply.send(Err(refusal)));
-                    return Ok(());
-                }
-                let job = record.id.clone();
-                self.decide(Event::Submitted(record), Vec::new()).await?;
-                let status = self.cluster.status(&job);
-                drop(reply.send(status.ok_or_else(|| Explained::new("the job was not taken"))));
-            }
+            Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
                 let ids = self.cluster.matching(&text);
-                let found = ids.iter().filter_map(|id| self.cluster.status(id)).collect();
-                drop(reply.send(found));
+                drop(reply.send(ids.iter().filter_map(|id| self.status(id)).collect()));
             }
-            Question::Jobs(reply) => drop(reply.send(self.cluster.statuses())),
+            Question::Jobs(reply) => {
+                drop(reply.send(self.cluster.statuses(self.clock.elapsed())));
+            }
             Question::Record(job, reply) => {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
             }
             Question::Cancel(job, reply) => {
                 self.decide(Event::Cancel(job.clone()), Vec::new()).await?;
-                drop(reply.send(self.cluster.status(&job)));
+                drop(reply.send(self.status(&job)));
+            }
+            Question::Retry(job, reply) => {
+                self.decide(Event::Retry(job.clone()), Vec::new()).await?;
+                drop(reply.send(self.status(&job)));
             }
             Question::Workers(reply) => {
-                drop(reply.send(self.cluster.workers(self.started.elapsed())));
+                drop(reply.send(self.cluster.workers(self.clock.elapsed())));
             }
             Question::Drain(worker, reply) => {
                 let known = self.cluster.knows_worker(&worker);
@@ -346,10 +403,13 @@ fn entries_of(worker: &WorkerId, message: &FromWorker) -> Vec<Entry> {
         FromWorker::JobFailed { job, error, .. } => {
             vec![log(job, LogLevel::Error, error.to_string())]
         }
+        FromWorker::CheckpointReport { job, outcome: Err(error), .. } => {
+            vec![log(job, LogLevel::Warn, format!("a checkpoint could not be written: {error}"))]
+        }
         FromWorker::Hello(_)
         | FromWorker::Heartbeat { .. }
         | FromWorker::Left { .. }
-        | FromWorker::CheckpointReport { .. }
+        | FromWorker::CheckpointReport { outcome: Ok(_), .. }
         | FromWorker::Finished { .. }
         | FromWorker::Draining => Vec::new(),
     }

@@ -2,6 +2,7 @@
 //! [`journal`]. Needs no torch.
 
 pub mod accept;
+pub mod adopt;
 pub mod chores;
 pub mod driver;
 pub mod http;

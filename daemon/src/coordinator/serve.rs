@@ -1,13 +1,15 @@
 //! Sets a coordinator up: its state folder, journal, store and address; then runs it.
 
 use super::accept::{HashCache, Roots};
+use super::adopt;
 use super::driver::{Beginning, Driver};
 use super::http::{Edge, Tokens, router};
-use super::journal::Journal;
-use super::run::Cluster;
+use super::journal::{Entry, Journal};
+use super::run::{Cluster, Fact, Recorded};
+use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
-use ptv2_common::storage;
+use ptv2_common::storage::{self, Store};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -45,7 +47,9 @@ impl Coordinator {
         let store_url = config.store_url()?;
         let store = storage::open(&store_url)?;
         let (journal, facts) = Journal::open(&state.join("journal.sqlite"))?;
+        let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
+        let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), facts);
         let tokens = Tokens::open(&state)?;
         let roots = Arc::new(roots(&config.roots)?);
@@ -58,11 +62,12 @@ impl Coordinator {
         let beginning = Beginning {
             cluster,
             unstaged,
+            clock: Steady::start(last),
             journal: journal.clone(),
             store: store.clone(),
             store_url: store_url.clone(),
         };
-        let (driver, doors) = Driver::new(beginning);
+        let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
         let edge = Edge { doors, journal, store, store_url, tokens, roots, hashes, shutdown };
         tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
@@ -88,7 +93,7 @@ impl Coordinator {
         let server = axum::serve(self.listener, router(self.edge))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let server = tokio::spawn(async move { server.await });
-        let result = self.driver.run(shutdown.clone()).await;
+        let result = self.driver.run().await;
         shutdown.cancel();
         if tokio::time::timeout(ENDING, server).await.is_err() {
             tracing::info!("open requests are cut off");
@@ -96,6 +101,25 @@ impl Coordinator {
         drop(std::fs::remove_file(&place));
         result
     }
+}
+
+/// An empty journal may be one that was lost: what the store knows of jobs is taken up.
+async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explained> {
+    let unix_ms = clock::unix_ms();
+    let adopted = adopt::from_store(store).await?;
+    let mut entries = Vec::new();
+    for job in &adopted {
+        let id = job.record.id.clone();
+        let message = format!("found in the store at step {}", job.checkpoint.step);
+        tracing::info!(job = %id, "{message}");
+        entries.push(Entry::Event { job: id, unix_ms, kind: "adopted".into(), message });
+        entries.push(Entry::Fact { unix_ms, fact: Fact::Adopted(Box::new(job.clone())) });
+    }
+    if !entries.is_empty() {
+        journal.write(entries).await?;
+    }
+    let at = Duration::from_millis(unix_ms);
+    Ok(adopted.into_iter().map(|job| (at, Fact::Adopted(Box::new(job)))).collect())
 }
 
 /// The allowed roots as real paths.

@@ -11,7 +11,6 @@ use super::{Result, prefix};
 use crate::numerics::generator::{Purpose, Stream};
 use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE};
 use ptv2_common::job::JobRecord;
-use std::path::Path;
 use std::sync::Arc;
 use tch::{Reduction, Tensor};
 
@@ -206,12 +205,4 @@ impl Network {
         }
         Ok(logits)
     }
-}
-
-/// Loads a job's backbone.
-///
-/// # Errors
-/// Those of [`Bert::load`].
-pub fn load_backbone(directory: &Path) -> std::result::Result<Bert, ptv2_common::error::Explained> {
-    Bert::load(directory)
 }

@@ -3,8 +3,7 @@
 use crate::train::backbones::bert::Bert;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
-use sha2::{Digest, Sha256};
-use std::io::Read;
+use ptv2_common::storage;
 use std::path::Path;
 
 /// The last backbone used: its pin, and its weights.
@@ -47,15 +46,8 @@ fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
         at(Explained::new(format!("the backbone cannot be read on this worker: {error}")))
             .expected("the same directory on every worker, for example on a shared file system")
     };
-    let mut file = std::fs::File::open(path).map_err(unreadable)?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-    loop {
-        match file.read(&mut buffer).map_err(unreadable)? {
-            0 => break,
-            count => hash.update(&buffer[..count]),
-        }
-    }
-    let found = hex::encode(hash.finalize());
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let found = storage::sha256_of_reader(file).map_err(unreadable)?;
     if found == expected {
         return Ok(());
     }

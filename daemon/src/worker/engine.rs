@@ -91,11 +91,7 @@ impl Engine {
         loop {
             match self.shared.orders.next() {
                 Order::Start(start) => self.serve(&start),
-                Order::Forget(job) => {
-                    if self.holds(&job) {
-                        self.held = None;
-                    }
-                }
+                Order::Forget(job) => self.forget(&job),
                 Order::Stop(stop) => self.stop(stop),
                 Order::End => {
                     if let Some(job) = self.held.as_ref().map(|held| held.job.id.clone()) {
@@ -107,28 +103,36 @@ impl Engine {
         }
     }
 
-    fn holds(&self, job: &JobId) -> bool {
-        self.held.as_ref().is_some_and(|held| held.job.id == *job)
+    fn holding(&self, job: &JobId) -> Option<&Held> {
+        self.held.as_ref().filter(|held| held.job.id == *job)
+    }
+
+    /// How far this rank's state of a job is.
+    fn place(&self, job: &JobId) -> Option<Place> {
+        self.holding(job)?.progress.as_ref().map(|progress| progress.place)
+    }
+
+    fn forget(&mut self, job: &JobId) {
+        self.held.take_if(|held| held.job.id == *job);
     }
 
     /// Leaves a job's generations for good. This thread is in none now, so saying it makes it so.
     fn stop(&mut self, stop: Stop) {
         let Stop { job, generation, park } = stop;
-        let held = self.held.as_ref().filter(|held| held.job.id == job);
-        let place = held.and_then(|held| Some(held.progress.as_ref()?.place));
+        let place = self.place(&job);
         let reason = LeaveReason::Stopped;
         let left = FromWorker::Left { job: job.clone(), generation, place, reason };
         self.shared.outbox.put(left);
         if park {
             self.park(&job);
-        } else if self.holds(&job) {
-            self.held = None;
+        } else {
+            self.forget(&job);
         }
     }
 
     /// Writes the state of a job whose group is gone, if this rank wrote for that group.
     fn park(&self, job: &JobId) {
-        let Some(held) = self.held.as_ref().filter(|held| held.job.id == *job) else { return };
+        let Some(held) = self.holding(job) else { return };
         if let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) {
             let written = keeper.finish(progress.state.clone(), false).recv_timeout(PARKING);
             if let Ok(Err(error)) = written {
@@ -151,7 +155,7 @@ impl Engine {
             generation::run(&shared, &self.runtime, start, held, group)
         });
         shared.orders.left();
-        let place = self.held.as_ref().and_then(|held| held.progress.as_ref()?.place.into());
+        let place = self.place(&job);
         let left = |reason| FromWorker::Left { job: job.clone(), generation, place, reason };
         shared.outbox.put(match exit {
             Ok(finished) => finished,
@@ -182,7 +186,7 @@ impl Engine {
 
     /// Sets this worker up for a job, unless it is already.
     fn ready(&mut self, start: &Start) -> Result<(), Exit> {
-        if self.holds(&start.job.id) {
+        if self.holding(&start.job.id).is_some() {
             return Ok(());
         }
         self.held = None;

@@ -1,7 +1,7 @@
 //! Evaluation, sharded in slices of its own: every rank scores some, all ranks compute the metric.
 
-use super::generation::{Exit, Training, cost, slice};
-use crate::numerics::batches::{cut, deal};
+use super::generation::{Exit, Training, slice};
+use crate::numerics::batches::cut;
 use crate::tasks;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
@@ -22,8 +22,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     let rows = u32::try_from(val.len()).unwrap_or(u32::MAX);
     let all: Vec<u32> = (0..rows).collect();
     let slices = cut(&all, rows.div_ceil(ROWS_OF_A_SLICE), |row| val.length(row as usize));
-    let costs: Vec<f64> = slices.iter().map(|rows| cost(val, rows)).collect();
-    let own = deal(&costs, &training.weights)[training.group.rank() as usize].clone();
+    let own = training.own_run(val, &slices);
     let state = &training.held.progress.as_ref().ok_or(Exit::Stopped)?.state;
     let values = Arc::new(state.values.clone());
 

@@ -109,7 +109,7 @@ pub(super) struct Training<'a> {
     pub(super) held: &'a mut Held,
     pub(super) group: &'a mut dyn Collective,
     /// Relative speed of each rank.
-    pub(super) weights: Vec<f64>,
+    weights: Vec<f64>,
     plan: BatchPlan,
     schedule: Schedule,
     adamw: AdamW,
@@ -186,8 +186,7 @@ impl<'a> Training<'a> {
         let began = clock::now();
         let step = place.step;
         let slices = self.slices(step);
-        let costs: Vec<f64> = slices.iter().map(|rows| cost(&self.held.data.train, rows)).collect();
-        let own = deal(&costs, &self.weights)[self.group.rank() as usize].clone();
+        let own = self.own_run(&self.held.data.train, &slices);
         let parts = self.parts(step, &slices, own)?;
 
         let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
@@ -236,6 +235,12 @@ impl<'a> Training<'a> {
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
         let train = &self.held.data.train;
         cut(&order[self.plan.range(step)], self.plan.slices, |row| train.length(row as usize))
+    }
+
+    /// The run of slices that this rank computes.
+    pub(super) fn own_run(&self, data: &Rows, slices: &[Vec<u32>]) -> Range<u32> {
+        let costs: Vec<f64> = slices.iter().map(|rows| cost(data, rows)).collect();
+        deal(&costs, &self.weights)[self.group.rank() as usize].clone()
     }
 
     /// This rank's partial sums: gradient, loss sum, row count.
@@ -401,7 +406,7 @@ impl<'a> Training<'a> {
 }
 
 /// What a slice's time grows with: its tokens, padding included.
-pub(super) fn cost(data: &Rows, rows: &[u32]) -> f64 {
+fn cost(data: &Rows, rows: &[u32]) -> f64 {
     let longest = rows.iter().map(|row| data.length(*row as usize)).max().unwrap_or(0);
     let sequences: usize = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
     #[expect(clippy::cast_precision_loss, reason = "a slice's sequences are far below 2^53")]

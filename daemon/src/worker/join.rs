@@ -172,7 +172,7 @@ impl Progress {
 
 /// The step that a manifest's key names.
 fn step_of(key: &str) -> Option<u64> {
-    key.rsplit('/').next()?.split_once('-')?.0.parse().ok()
+    read::Name::parse(key.to_owned()).map(|name| name.step)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use crate::checkpoint::write::{Lineage, Writer};
 use crate::checkpoint::{read, retention};
 use crate::clock;
 use crate::numerics::state::{Layout, TunedState};
-use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::session::FromWorker;
@@ -244,10 +243,6 @@ fn tell(
     lineage: &Lineage,
     outcome: Result<ptv2_common::api::Checkpoint, Explained>,
 ) {
-    if let Err(error) = &outcome {
-        let message = format!("a checkpoint could not be written: {error}");
-        shared.outbox.put(FromWorker::Log { job: job.id.clone(), level: LogLevel::Warn, message });
-    }
     let (job, generation) = (job.id.clone(), lineage.generation);
     shared.outbox.put(FromWorker::CheckpointReport { job, generation, outcome });
 }

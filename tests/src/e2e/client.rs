@@ -39,8 +39,8 @@ fn each_end_has_its_exit_code() {
     let run = cluster.ctl(&["wait", &id, "--timeout", "1s"]);
     assert_eq!(code(&run), 7, "the time-out passed");
     poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
-    let reason = cluster.json(&["status", &id])["reason_text"].to_string();
-    assert!(reason.contains("ptv2d worker"), "{reason}");
+    let status = cluster.json(&["status", &id]);
+    assert!(status["remedy"].to_string().contains("ptv2d worker"), "{status:#}");
 
     assert_eq!(code(&cluster.ctl(&["cancel", &id])), 0);
     assert_eq!(code(&cluster.ctl(&["wait", &id])), 5, "cancelled");

@@ -122,6 +122,7 @@ impl Cluster {
             program: binary(program),
         };
         cluster.serve(workers, threads, "127.0.0.1:0");
+        cluster.has_workers(workers as usize);
         cluster
     }
 
@@ -191,10 +192,12 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.workers.push(Process(child));
-        let expected = number + 1;
-        poll("the worker", || {
-            (self.json(&["workers"]).as_array()?.len() == expected).then_some(())
-        });
+        self.has_workers(number + 1);
+    }
+
+    /// Waits until so many workers are connected.
+    fn has_workers(&self, count: usize) {
+        poll("the workers", || (self.json(&["workers"]).as_array()?.len() == count).then_some(()));
     }
 
     fn log(&self, name: &str) -> Stdio {

@@ -3,7 +3,7 @@
 //! The bounds on the training loss were found by running these very jobs, and stand with what was
 //! found; they catch a method that no longer learns, not a last digit.
 
-use super::harness::{Cluster, hash, minilm, poll, superglue};
+use super::harness::{Cluster, hash, minilm, superglue};
 use serde_json::Value;
 use std::path::Path;
 
@@ -33,12 +33,6 @@ fn accuracy(status: &Value, which: &str) -> f64 {
     status[which]["value"].as_f64().unwrap()
 }
 
-fn two_workers() -> Cluster {
-    let cluster = Cluster::start(2, 1);
-    poll("two workers", || (cluster.json(&["workers"]).as_array()?.len() == 2).then_some(()));
-    cluster
-}
-
 /// Resident memory of a worker in KiB, by what its host says: `name:pid`.
 fn resident(worker: &Value) -> u64 {
     let pid = worker["host"].as_str().unwrap().rsplit_once(':').unwrap().1;
@@ -50,7 +44,7 @@ fn resident(worker: &Value) -> u64 {
 #[test]
 fn cb_is_learned_and_the_backbone_is_loaded_once() {
     let Some(data) = superglue() else { return };
-    let cluster = two_workers();
+    let cluster = Cluster::start(2, 1);
     let training = "epochs = 3, batch_size = 16, learning_rate = 3e-2";
     let mut best = Vec::new();
     let mut memory = Vec::new();
@@ -79,7 +73,7 @@ fn cb_is_learned_and_the_backbone_is_loaded_once() {
 #[test]
 fn copa_runs_as_multiple_choice() {
     let Some(data) = superglue() else { return };
-    let cluster = two_workers();
+    let cluster = Cluster::start(2, 1);
     let training = "epochs = 3, batch_size = 16, learning_rate = 5e-2";
     let status = cluster.run(&job("copa", &data, training), &[]);
     let loss = loss(&cluster, status["id"].as_str().unwrap(), 25);
@@ -93,7 +87,7 @@ fn copa_runs_as_multiple_choice() {
 #[test]
 fn rte_goes_from_submit_to_pulled_adapter() {
     let Some(data) = superglue() else { return };
-    let cluster = two_workers();
+    let cluster = Cluster::start(2, 1);
     let training = "max_steps = 20, batch_size = 16, learning_rate = 1e-2, slices = 6";
     let status = cluster.run(&job("rte", &data, training), &[]);
     let id = status["id"].as_str().unwrap();
@@ -110,7 +104,7 @@ fn rte_goes_from_submit_to_pulled_adapter() {
 #[test]
 fn boolq_runs() {
     let Some(data) = superglue() else { return };
-    let cluster = two_workers();
+    let cluster = Cluster::start(2, 1);
     let training = "max_steps = 5, batch_size = 16, learning_rate = 1e-2";
     let rows = ["--set", "data.max_train_rows=200", "--set", "data.max_val_rows=50"];
     let status = cluster.run(&job("boolq", &data, training), &rows);

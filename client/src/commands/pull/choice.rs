@@ -2,7 +2,7 @@
 
 use crate::cli::Which;
 use ptv2_common::ids::Generation;
-use ptv2_common::manifest::CheckpointManifest;
+use ptv2_common::manifest::{CheckpointManifest, counts};
 
 /// What a store holds of a job.
 #[derive(Debug, Default)]
@@ -23,16 +23,9 @@ pub(super) fn choose(listing: &Listing, which: Which) -> Option<&(String, Checkp
     listing
         .checkpoints
         .iter()
-        .filter(|(_, manifest)| counts(manifest, &listing.starts) && is_meant(manifest))
+        .filter(|(_, manifest)| counts(manifest.step, manifest.generation, &listing.starts))
+        .filter(|(_, manifest)| is_meant(manifest))
         .max_by_key(|(_, manifest)| (manifest.step, manifest.generation))
-}
-
-/// Whether no later generation started before this step: if one did, a worker that was cut off
-/// wrote this manifest, and the job went on without it.
-fn counts(manifest: &CheckpointManifest, starts: &[(Generation, u64)]) -> bool {
-    starts
-        .iter()
-        .all(|(generation, start)| *generation <= manifest.generation || manifest.step <= *start)
 }
 
 #[cfg(test)]

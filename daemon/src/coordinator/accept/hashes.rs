@@ -2,18 +2,15 @@
 //! gigabytes.
 
 use ptv2_common::error::Explained;
-use sha2::{Digest, Sha256};
+use ptv2_common::storage;
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Files remembered at most; beyond it all are forgotten.
 const ENTRIES_MAX: usize = 4096;
-
-const BUFFER_BYTES: usize = 1 << 20;
 
 /// A file in one state: device, inode, size, and times of content and of inode in seconds and
 /// nanoseconds.
@@ -36,12 +33,12 @@ impl HashCache {
                 .at(path.display().to_string())
         };
         let failed = |error: std::io::Error| refused(error.to_string());
-        let mut file = File::open(path).map_err(failed)?;
+        let file = File::open(path).map_err(failed)?;
         let before = state(&file.metadata().map_err(failed)?);
         if let Some(known) = self.lock().get(&before) {
             return Ok(known.clone());
         }
-        let hash = digest(&mut file).map_err(failed)?;
+        let hash = storage::sha256_of_reader(&file).map_err(failed)?;
         if state(&file.metadata().map_err(failed)?) != before {
             return Err(refused("it changed while it was read".into())
                 .hint("submit again once nothing writes to it"));
@@ -63,15 +60,4 @@ impl HashCache {
 fn state(meta: &Metadata) -> FileState {
     let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
     (meta.dev(), meta.ino(), meta.size(), times)
-}
-
-fn digest(file: &mut File) -> std::io::Result<String> {
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; BUFFER_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex::encode(hasher.finalize())),
-            count => hasher.update(&buffer[..count]),
-        }
-    }
 }

@@ -34,10 +34,7 @@ pub(super) async fn submit(
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
     let id = JobId::from_random(random);
     let check = move || accept::accept(spec, &roots, &hashes, id, clock::unix_ms());
-    let checked = tokio::task::spawn_blocking(check).await;
-    let mut record = checked
-        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
-        .map_err(Refusal::spec)?;
+    let mut record = checked(check).await?;
     if let Some(key) = request.idempotency_key {
         match idempotency::claim(&edge.store, &key, &record).await {
             Ok(Claim::First) => {}
@@ -67,9 +64,17 @@ pub(super) async fn plan(
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let roots = Arc::clone(&edge.roots);
     let check = move || accept::plan(request.spec, &roots);
+    Ok(Json(checked(check).await?))
+}
+
+/// Checks a spec on a thread that may wait for files.
+async fn checked<T: Send + 'static>(
+    check: impl FnOnce() -> Result<T, Explained> + Send + 'static,
+) -> Result<T, Refusal> {
     let checked = tokio::task::spawn_blocking(check).await;
-    let plan = checked.map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
-    Ok(Json(plan.map_err(Refusal::spec)?))
+    checked
+        .map_err(|error| Refusal::internal(Explained::from_error(&error)))?
+        .map_err(Refusal::spec)
 }
 
 /// Which jobs to list.
@@ -120,6 +125,27 @@ pub(super) async fn cancel(
     let found = edge.find(job).await?;
     let id = JobId(found.id.clone());
     let status = edge.ask(|reply| Question::Cancel(id, reply)).await?;
+    Ok(Json(status.unwrap_or(found)))
+}
+
+/// Tries a job again that failed or was cancelled: it goes on from its last checkpoint.
+#[utoipa::path(post, path = "/v1/jobs/{job}/retry", params(("job" = String, Path)),
+    responses((status = 200, body = JobStatus), (status = 404, body = ptv2_common::api::Problem),
+        (status = 409, body = ptv2_common::api::Problem)))]
+pub(super) async fn retry(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<JobStatus>, Refusal> {
+    let found = edge.find(job).await?;
+    if !matches!(found.state, JobState::Failed | JobState::Cancelled) {
+        let state = serde_json::to_value(found.state).unwrap_or_default();
+        let error = Explained::new(format!("job {} is {}", found.id, state.as_str().unwrap_or("")))
+            .expected("a job that failed or was cancelled")
+            .hint("submit it anew to train it again");
+        return Err(Refusal::conflict(error));
+    }
+    let id = JobId(found.id.clone());
+    let status = edge.ask(|reply| Question::Retry(id, reply)).await?;
     Ok(Json(status.unwrap_or(found)))
 }
 

@@ -17,7 +17,7 @@ use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
 use super::journal::Journal;
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
@@ -60,6 +60,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/plan", post(jobs::plan))
         .route("/v1/jobs/{job}", get(jobs::status))
         .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{job}/retry", post(jobs::retry))
         .route("/v1/jobs/{job}/metrics", get(jobs::metrics))
         .route("/v1/jobs/{job}/events", get(streams::events))
         .route("/v1/jobs/{job}/events/stream", get(streams::follow_events))
@@ -85,24 +86,36 @@ pub fn router(edge: Edge) -> Router {
         .with_state(edge)
 }
 
-/// Answers as long as the process serves.
-#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "it serves")))]
-async fn healthz() -> &'static str {
-    "ok\n"
+/// Answers `ok` as long as the process decides; what holds it up otherwise.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, description = "it serves"),
+    (status = 503, body = ptv2_common::api::Problem, description = "it cannot decide")))]
+async fn healthz(State(edge): State<Shared>) -> Result<&'static str, Refusal> {
+    match &*edge.doors.trouble.borrow() {
+        None => Ok("ok\n"),
+        Some(error) => Err(Refusal::unavailable(error.clone())),
+    }
 }
 
 impl Edge {
-    /// Asks the driver.
+    /// Asks the driver. While it cannot write its journal, whoever asks is told that at once.
     async fn ask<T>(
         &self,
         question: impl FnOnce(oneshot::Sender<T>) -> Question,
     ) -> Result<T, Refusal> {
+        let mut trouble = self.doors.trouble.clone();
         let (reply, answer) = oneshot::channel();
-        let sent = self.doors.inputs.send(Input::Asked(question(reply))).await;
-        if sent.is_err() {
-            return Err(Refusal::stopping());
+        let ask = async {
+            let sent = self.doors.inputs.send(Input::Asked(question(reply))).await;
+            sent.map_err(|_| Refusal::stopping())?;
+            answer.await.map_err(|_| Refusal::stopping())
+        };
+        tokio::select! {
+            biased;
+            answer = ask => answer,
+            Ok(error) = trouble.wait_for(Option::is_some) => {
+                Err(error.clone().map_or_else(Refusal::stopping, Refusal::unavailable))
+            }
         }
-        answer.await.map_err(|_| Refusal::stopping())
     }
 
     /// The one job that a text means.

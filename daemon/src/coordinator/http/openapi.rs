@@ -18,6 +18,7 @@ use utoipa::OpenApi;
         jobs::list,
         jobs::status,
         jobs::cancel,
+        jobs::retry,
         jobs::metrics,
         streams::events,
         streams::follow_events,

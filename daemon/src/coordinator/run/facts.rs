@@ -1,14 +1,36 @@
 //! What the journal keeps of each decision, and how a restarted coordinator takes it up again.
 
-use super::{Cluster, Group, Job, Limits, MemberState, Phase};
+use super::{Cluster, Group, Job, Limits, MemberState, Phase, Waiting};
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use ptv2_common::manifest::BestMetric;
+use ptv2_common::manifest::{BestMetric, End};
 use ptv2_common::session::Fingerprint;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// A fact and when it was recorded, by the clock of [`Cluster::apply`].
+pub type Recorded = (Duration, Fact);
+
+/// Pause before the first new attempt when the store failed; it doubles up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A job that was found in the store by a coordinator without a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// The job.
+    pub record: JobRecord,
+    /// A generation that no former group can have reached: the next one supersedes them all.
+    pub generation: Generation,
+    /// The newest checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The best evaluation that it knows of.
+    pub best: Option<BestMetric>,
+    /// How it ended, if it did before its last step.
+    pub end: Option<End>,
+}
 
 /// One line of the journal. A coordinator's jobs are the sum of its facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,6 +38,8 @@ use std::time::Duration;
 pub enum Fact {
     /// A job was accepted.
     Submitted(Box<JobRecord>),
+    /// A job was found in the store.
+    Adopted(Box<Adopted>),
     /// Its features are in the store.
     Staged {
         /// The job.
@@ -42,6 +66,9 @@ pub enum Fact {
     Requeued {
         /// The job.
         job: JobId,
+        /// What the store said, where that was the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        error: Option<Explained>,
     },
     /// The first step was applied.
     FirstStep {
@@ -87,6 +114,11 @@ pub enum Fact {
         /// The job.
         job: JobId,
     },
+    /// Someone wants the job tried again.
+    Retried {
+        /// The job.
+        job: JobId,
+    },
 }
 
 impl Fact {
@@ -94,15 +126,17 @@ impl Fact {
     pub fn job(&self) -> &JobId {
         match self {
             Self::Submitted(record) => &record.id,
+            Self::Adopted(adopted) => &adopted.record.id,
             Self::Staged { job, .. }
             | Self::Started { job, .. }
-            | Self::Requeued { job }
+            | Self::Requeued { job, .. }
             | Self::FirstStep { job, .. }
             | Self::Evaluated { job, .. }
             | Self::Checkpoint { job, .. }
             | Self::Succeeded { job, .. }
             | Self::Failed { job, .. }
-            | Self::Cancelled { job } => job,
+            | Self::Cancelled { job }
+            | Self::Retried { job } => job,
         }
     }
 }
@@ -112,42 +146,46 @@ impl Cluster {
     /// and the next generation takes up the state that reconnecting workers still hold.
     ///
     /// Gives the jobs whose staging was cut off, which must begin again.
-    pub fn replay(limits: Limits, facts: impl IntoIterator<Item = Fact>) -> (Self, Vec<JobId>) {
+    pub fn replay(limits: Limits, facts: impl IntoIterator<Item = Recorded>) -> (Self, Vec<JobId>) {
         let mut cluster = Self::new(limits);
-        for fact in facts {
-            if let Fact::Submitted(record) = fact {
-                cluster.insert(Duration::ZERO, *record);
-            } else {
-                cluster.take(Duration::ZERO, &fact);
-            }
+        for (at, fact) in facts {
+            cluster.last_tick = cluster.last_tick.max(at);
+            cluster.take(at, &fact);
         }
         let mut unstaged = Vec::new();
         for (id, job) in &mut cluster.jobs {
             match job.phase {
                 Phase::Staging => unstaged.push(id.clone()),
-                Phase::Running(_) => job.phase = Phase::Queued { lost: true },
-                Phase::Queued { .. } | Phase::Succeeded | Phase::Failed(_) | Phase::Cancelled => {}
+                Phase::Running(_) => job.phase = Phase::Queued(Waiting::LostGroup),
+                Phase::Queued(_) | Phase::Succeeded | Phase::Failed(_) | Phase::Cancelled => {}
             }
         }
         (cluster, unstaged)
     }
 
-    /// Lets a fact take effect on its job.
+    /// Lets a fact take effect. What was decided and what is replayed go the same way.
     pub(super) fn take(&mut self, now: Duration, fact: &Fact) {
+        if let Fact::Submitted(record) = fact {
+            return self.insert(now, record.as_ref().clone());
+        }
+        if let Fact::Adopted(adopted) = fact {
+            self.insert(now, adopted.record.clone());
+        }
         let Some(job) = self.jobs.get_mut(fact.job()) else { return };
         match fact {
             Fact::Submitted(_) => {}
+            Fact::Adopted(adopted) => job.adopt(now, adopted),
             Fact::Staged { features, majority_class, staged_s, .. } => {
                 job.features = Some(features.clone());
                 job.majority_class = Some(*majority_class);
                 job.timings.staged_s = Some(*staged_s);
                 job.staged_at = Some(now);
-                job.phase = Phase::Queued { lost: false };
+                job.enter(now, Phase::Queued(Waiting::New));
             }
             Fact::Started { generation, members, fingerprint, .. } => {
                 job.start(now, *generation, members, fingerprint);
             }
-            Fact::Requeued { .. } => job.phase = Phase::Queued { lost: true },
+            Fact::Requeued { error, .. } => job.requeue(now, error.as_ref()),
             Fact::FirstStep { first_step_s, .. } => job.timings.first_step_s = Some(*first_step_s),
             Fact::Evaluated { epoch, metric, .. } => {
                 job.epoch = *epoch;
@@ -164,11 +202,19 @@ impl Cluster {
             Fact::Succeeded { tuned_sha256, train_s, .. } => {
                 job.tuned_sha256 = Some(tuned_sha256.clone());
                 job.timings.train_s = Some(*train_s);
-                job.phase = Phase::Succeeded;
+                job.enter(now, Phase::Succeeded);
             }
-            Fact::Failed { error, .. } => job.phase = Phase::Failed(error.clone()),
-            Fact::Cancelled { .. } => job.phase = Phase::Cancelled,
+            Fact::Failed { error, .. } => job.enter(now, Phase::Failed(error.clone())),
+            Fact::Cancelled { .. } => job.enter(now, Phase::Cancelled),
+            // Its rows are looked at again: they, or what was wrong with them, may have changed.
+            Fact::Retried { .. } => job.enter(now, Phase::Staging),
         }
+    }
+
+    fn insert(&mut self, now: Duration, record: JobRecord) {
+        self.submitted += 1;
+        let id = record.id.clone();
+        self.jobs.insert(id, Job::new(now, self.submitted, record));
     }
 }
 
@@ -188,6 +234,40 @@ impl Job {
             self.timings.queued_s = Some(now.saturating_sub(since).as_secs_f64());
         }
         let members = members.iter().map(|id| (id.clone(), MemberState::Forming)).collect();
-        self.phase = Phase::Running(Group { generation, members, changed_at: now });
+        self.enter(now, Phase::Running(Group { generation, members, changed_at: now }));
+    }
+
+    fn requeue(&mut self, now: Duration, error: Option<&Explained>) {
+        let waiting = match error {
+            None => Waiting::LostGroup,
+            Some(error) => {
+                let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.store_failures.min(16));
+                self.store_failures += 1;
+                let until = now + pause.min(LONGEST_PAUSE);
+                Waiting::NoStore { error: error.clone(), until }
+            }
+        };
+        self.enter(now, Phase::Queued(waiting));
+    }
+
+    /// Takes up what the store knew. An unfinished job is staged again, which finds its features.
+    fn adopt(&mut self, now: Duration, adopted: &Adopted) {
+        let checkpoint = &adopted.checkpoint;
+        self.generation = adopted.generation;
+        self.step = checkpoint.step;
+        self.best.clone_from(&adopted.best);
+        self.checkpoint = Some(checkpoint.clone());
+        if checkpoint.step >= self.record.plan.total_steps {
+            self.tuned_sha256 = Some(checkpoint.tuned_sha256.clone());
+            self.enter(now, Phase::Succeeded);
+        } else if let Some(end) = &adopted.end {
+            self.enter(
+                now,
+                match end {
+                    End::Failed(error) => Phase::Failed(error.clone()),
+                    End::Cancelled => Phase::Cancelled,
+                },
+            );
+        }
     }
 }

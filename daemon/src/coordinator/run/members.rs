@@ -1,9 +1,9 @@
 //! Workers come, fall silent, are drained and go; groups that lose one go on without it.
 
-use super::{Action, Cluster, Fact, MemberState, Phase, Worker, note};
+use super::{Action, Cluster, Fact, MemberState, Worker, note};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::{DevicePhase, Hello, PROTOCOL, ToWorker};
+use ptv2_common::session::{Hello, PROTOCOL, ToWorker};
 use std::time::Duration;
 
 impl Cluster {
@@ -31,7 +31,7 @@ impl Cluster {
                 hello,
                 order: self.joined,
                 last_heard: now,
-                phase: DevicePhase::Idle,
+                phase: None,
                 place: None,
                 backbone_loads: 0,
                 draining: false,
@@ -48,10 +48,9 @@ impl Cluster {
         actions: &mut Vec<Action>,
     ) {
         let Some(lost) = self.workers.remove(worker) else { return };
-        let Some(id) = lost.serving else { return };
-        let Some(job) = self.jobs.get(&id) else { return };
-        let Phase::Running(group) = &job.phase else { return };
-        if group.members.iter().any(|(member, _)| member == worker) {
+        let Some((id, _)) = lost.serving else { return };
+        let group = self.jobs.get(&id).and_then(|job| job.group());
+        if group.is_some_and(|group| group.member(worker).is_some()) {
             let message = format!("worker {worker} on {} is lost: {why}", lost.hello.host);
             actions.push(note(&id, "worker_lost", message));
             self.regroup(now, &id, &[], actions);
@@ -66,7 +65,7 @@ impl Cluster {
         worker.draining = true;
         let serving = worker.serving.clone();
         actions.push(Action::Tell(id.clone(), ToWorker::Drain));
-        if let Some(job) = serving {
+        if let Some((job, _)) = serving {
             actions.push(note(&job, "worker_drained", format!("worker {id} is drained")));
             self.regroup(now, &job, &[], actions);
         }
@@ -74,6 +73,11 @@ impl Cluster {
 
     pub(super) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let timeout = self.limits.heartbeat_timeout;
+        // Whoever looks up after a long sleep cannot blame others for having heard nothing.
+        if now.saturating_sub(self.last_tick) > timeout / 2 {
+            self.workers.values_mut().for_each(|worker| worker.last_heard = now);
+        }
+        self.last_tick = now;
         let silent: Vec<WorkerId> = self
             .workers
             .iter()
@@ -97,7 +101,7 @@ impl Cluster {
             .jobs
             .iter()
             .filter(|(_, job)| {
-                let Phase::Running(group) = &job.phase else { return false };
+                let Some(group) = job.group() else { return false };
                 let left = group.members.iter().filter(|(_, state)| *state == MemberState::Left);
                 let left = left.count();
                 left == group.members.len()
@@ -120,7 +124,7 @@ impl Cluster {
         actions: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get(id) else { return };
-        let Phase::Running(group) = &job.phase else { return };
+        let Some(group) = job.group() else { return };
         let mut members: Vec<WorkerId> = group
             .members
             .iter()
@@ -143,7 +147,7 @@ impl Cluster {
         let message =
             "too few workers are left; the job waits and resumes from its last checkpoint";
         actions.push(note(id, "requeued", message.into()));
-        self.record(now, Fact::Requeued { job: id.clone() }, actions);
+        self.record(now, Fact::Requeued { job: id.clone(), error: None }, actions);
     }
 
     fn stop_one(&self, id: &JobId, worker: &WorkerId, actions: &mut Vec<Action>) {

@@ -1,146 +1,32 @@
 //! What the coordinator decides: a pure function of (state, now, event). No clock, no I/O, no chance.
 //!
 //! [`Cluster::apply`] is the whole of it. The driver performs the actions; results of slow ones come
-//! back as events.
+//! back as events. `simulation` drives it through thousands of made-up lives.
 
+mod events;
 mod facts;
+mod limits;
 mod members;
 mod reports;
 mod schedule;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(crate) mod tests;
 mod view;
 
-pub use facts::Fact;
+pub use events::{Action, Event};
+pub use facts::{Adopted, Fact, Recorded};
+pub use limits::Limits;
 
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use ptv2_common::manifest::BestMetric;
-use ptv2_common::session::{DevicePhase, Fingerprint, FromWorker, Hello, Member, Place, ToWorker};
-use serde::{Deserialize, Serialize};
+use ptv2_common::manifest::{BestMetric, End};
+use ptv2_common::session::{DevicePhase, Fingerprint, Hello, Member, Place, Start, ToWorker};
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-/// Bounds on waits and sizes. Each is a key of the coordinator's configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// A worker that is silent for this long is lost. Shorter notices a dead host sooner, and takes
-    /// a busy one for dead more easily.
-    #[serde(with = "crate::config::duration")]
-    pub heartbeat_timeout: Duration,
-    /// A device thread may load a backbone and features for this long.
-    #[serde(with = "crate::config::duration")]
-    pub loading_timeout: Duration,
-    /// A device thread may wait for its peers, and bring laggards level, for this long.
-    #[serde(with = "crate::config::duration")]
-    pub joining_timeout: Duration,
-    /// A device thread may stay at one step or one evaluation slice for this long.
-    #[serde(with = "crate::config::duration")]
-    pub step_timeout: Duration,
-    /// After a rank reports a lost peer, this long is waited for the peer's own sign of death before
-    /// the group is formed anew with both.
-    #[serde(with = "crate::config::duration")]
-    pub blame_grace: Duration,
-    /// After this many failures between two workers they are not grouped together.
-    pub pair_failures: u32,
-    /// A pair that failed too often may meet again after this long.
-    #[serde(with = "crate::config::duration")]
-    pub pair_cooldown: Duration,
-    /// A running group takes in free workers when it has been whole for this long.
-    #[serde(with = "crate::config::duration")]
-    pub growth_delay: Duration,
-    /// Jobs that may wait; a submit beyond is refused.
-    pub queue_limit: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            heartbeat_timeout: Duration::from_secs(10),
-            loading_timeout: Duration::from_secs(600),
-            joining_timeout: Duration::from_secs(120),
-            step_timeout: Duration::from_secs(600),
-            blame_grace: Duration::from_secs(2),
-            pair_failures: 3,
-            pair_cooldown: Duration::from_secs(600),
-            growth_delay: Duration::from_secs(5),
-            queue_limit: 10_000,
-        }
-    }
-}
-
-/// What can happen.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A checked job was accepted.
-    Submitted(Box<JobRecord>),
-    /// A job's features are in the store.
-    Staged {
-        /// The job.
-        job: JobId,
-        /// The features' hash.
-        features: String,
-        /// Share of the most frequent label of the validation rows.
-        majority_class: f64,
-    },
-    /// A job's rows cannot be staged.
-    StagingFailed {
-        /// The job.
-        job: JobId,
-        /// Why.
-        error: Explained,
-    },
-    /// A generation's key was made and its starting checkpoint found.
-    Prepared {
-        /// The job.
-        job: JobId,
-        /// The generation.
-        generation: Generation,
-        /// The group's key, hexadecimal.
-        group_key: String,
-        /// The manifest key of the checkpoint to begin from.
-        resume: Option<String>,
-    },
-    /// Someone cancels a job.
-    Cancel(JobId),
-    /// A worker connected and said who it is.
-    Joined(Box<Hello>),
-    /// A worker's connection ended.
-    Gone(WorkerId),
-    /// A worker said something.
-    Said(WorkerId, Box<FromWorker>),
-    /// Someone wants a worker to take no more work and to end.
-    Drain(WorkerId),
-    /// Time passed.
-    Tick,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Action {
-    /// Write it to the journal before any later action is performed.
-    Record(Fact),
-    /// Tell people: a line of the job's events.
-    Note {
-        /// The job.
-        job: JobId,
-        /// A stable word.
-        kind: &'static str,
-        /// One line.
-        message: String,
-    },
-    /// Read and tokenize a job's rows; [`Event::Staged`] or [`Event::StagingFailed`] follows.
-    Stage(JobId),
-    /// Make a group key and find the checkpoint to begin from; [`Event::Prepared`] follows.
-    Prepare(JobId, Generation),
-    /// Send a message.
-    Tell(WorkerId, ToWorker),
-    /// Close a worker's connection: it is counted as lost.
-    Disconnect(WorkerId),
-}
 
 /// All that the coordinator decides upon.
 #[derive(Debug, Clone, PartialEq)]
@@ -154,6 +40,8 @@ pub struct Cluster {
     submitted: u64,
     /// Workers so far, for their order of age.
     joined: u64,
+    /// When time was last looked at.
+    last_tick: Duration,
 }
 
 /// A job and where it is in its life.
@@ -163,6 +51,8 @@ struct Job {
     order: u64,
     submitted_at: Duration,
     phase: Phase,
+    /// When the phase began.
+    since: Duration,
     /// The last generation that was started.
     generation: Generation,
     features: Option<String>,
@@ -178,6 +68,8 @@ struct Job {
     tuned_sha256: Option<String>,
     warnings: Vec<String>,
     timings: ptv2_common::api::Timings,
+    /// Times in a row that the store failed when a group was to begin.
+    store_failures: u32,
     staged_at: Option<Duration>,
     first_started_at: Option<Duration>,
 }
@@ -186,14 +78,22 @@ struct Job {
 #[derive(Debug, Clone, PartialEq)]
 enum Phase {
     Staging,
-    Queued {
-        /// Whether a group was lost, so that people are told why it waits again.
-        lost: bool,
-    },
+    Queued(Waiting),
     Running(Group),
     Succeeded,
     Failed(Explained),
     Cancelled,
+}
+
+/// Why a job is in the queue.
+#[derive(Debug, Clone, PartialEq)]
+enum Waiting {
+    /// It has not begun, or someone wants it tried again.
+    New,
+    /// Its group was lost.
+    LostGroup,
+    /// The store did not answer when a group was to begin. It is tried again from this time on.
+    NoStore { error: Explained, until: Duration },
 }
 
 /// The workers that train a job in one generation.
@@ -224,12 +124,13 @@ struct Worker {
     hello: Hello,
     order: u64,
     last_heard: Duration,
-    phase: DevicePhase,
+    /// What its device thread does. Unknown until its first heartbeat, and not given work before.
+    phase: Option<DevicePhase>,
     place: Option<Place>,
     backbone_loads: u64,
     draining: bool,
-    /// The job that it was told to start and has not yet left.
-    serving: Option<JobId>,
+    /// The job and generation that it was told to start and has not yet left.
+    serving: Option<(JobId, Generation)>,
 }
 
 impl Cluster {
@@ -242,10 +143,12 @@ impl Cluster {
             failed_pairs: BTreeMap::new(),
             submitted: 0,
             joined: 0,
+            last_tick: Duration::ZERO,
         }
     }
 
-    /// Decides. `now` is the time since the coordinator's start; it never runs backwards.
+    /// Decides. `now` is the time since 1970 by a clock that never runs backwards, whatever people do
+    /// to the wall clock.
     pub fn apply(&mut self, now: Duration, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         match event {
@@ -257,7 +160,11 @@ impl Cluster {
             Event::Prepared { job, generation, group_key, resume } => {
                 self.prepared(&job, generation, &group_key, resume.as_ref(), &mut actions);
             }
+            Event::PrepareFailed { job, generation, error } => {
+                self.prepare_failed(now, &job, generation, error, &mut actions);
+            }
             Event::Cancel(job) => self.cancel(now, &job, &mut actions),
+            Event::Retry(job) => self.retry(now, &job, &mut actions),
             Event::Joined(hello) => self.joined(now, *hello, &mut actions),
             Event::Gone(worker) => self.gone(now, &worker, "its connection ended", &mut actions),
             Event::Said(worker, message) => self.said(now, &worker, *message, &mut actions),
@@ -273,16 +180,9 @@ impl Cluster {
         if self.jobs.contains_key(&id) {
             return;
         }
-        actions.push(Action::Record(Fact::Submitted(Box::new(record.clone()))));
         actions.push(note(&id, "submitted", format!("{} was accepted", record.name)));
+        self.record(now, Fact::Submitted(Box::new(record)), actions);
         actions.push(Action::Stage(id));
-        self.insert(now, record);
-    }
-
-    fn insert(&mut self, now: Duration, record: JobRecord) {
-        self.submitted += 1;
-        let id = record.id.clone();
-        self.jobs.insert(id, Job::new(now, self.submitted, record));
     }
 
     fn staged(
@@ -315,6 +215,18 @@ impl Cluster {
         self.stop_members(id, false, actions);
         actions.push(note(id, "cancelled", "cancelled by a user".into()));
         self.record(now, Fact::Cancelled { job: id.clone() }, actions);
+        self.mark_end(id, End::Cancelled, actions);
+    }
+
+    /// A job that failed or was cancelled waits again, and goes on from its last checkpoint.
+    fn retry(&mut self, now: Duration, id: &JobId, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if !matches!(job.phase, Phase::Failed(_) | Phase::Cancelled) {
+            return;
+        }
+        actions.push(note(id, "retried", "tried again by a user".into()));
+        self.record(now, Fact::Retried { job: id.clone() }, actions);
+        actions.push(Action::Stage(id.clone()));
     }
 
     fn fail(&mut self, now: Duration, id: &JobId, error: Explained, actions: &mut Vec<Action>) {
@@ -324,7 +236,16 @@ impl Cluster {
         }
         self.stop_members(id, false, actions);
         actions.push(note(id, "failed", error.to_string()));
+        let end = End::Failed(error.clone());
         self.record(now, Fact::Failed { job: id.clone(), error }, actions);
+        self.mark_end(id, end, actions);
+    }
+
+    /// Has the store remember an end that no checkpoint tells of.
+    fn mark_end(&self, id: &JobId, end: End, actions: &mut Vec<Action>) {
+        if let Some(job) = self.jobs.get(id) {
+            actions.push(Action::MarkEnd(id.clone(), job.generation, end));
+        }
     }
 
     /// Journals a fact and lets it take effect, by the same code that replays it.
@@ -370,7 +291,7 @@ impl Cluster {
             })
             .collect();
         for (rank, member) in (0..).zip(&members) {
-            let start = ptv2_common::session::Start {
+            let start = Start {
                 job: job.record.clone(),
                 generation,
                 rank,
@@ -384,6 +305,23 @@ impl Cluster {
         }
     }
 
+    /// The store failed while a group was about to begin: the job waits, a while longer each time.
+    fn prepare_failed(
+        &mut self,
+        now: Duration,
+        id: &JobId,
+        generation: Generation,
+        error: Explained,
+        actions: &mut Vec<Action>,
+    ) {
+        if self.current(id) != Some(generation) {
+            return;
+        }
+        self.stop_members(id, true, actions);
+        actions.push(note(id, "requeued", format!("the store does not answer: {error}")));
+        self.record(now, Fact::Requeued { job: id.clone(), error: Some(error) }, actions);
+    }
+
     /// The job of that id.
     pub fn record_of(&self, id: &JobId) -> Option<&JobRecord> {
         self.jobs.get(id).map(|job| &job.record)
@@ -393,7 +331,7 @@ impl Cluster {
     pub fn waiting(&self) -> usize {
         self.jobs
             .values()
-            .filter(|job| matches!(job.phase, Phase::Staging | Phase::Queued { .. }))
+            .filter(|job| matches!(job.phase, Phase::Staging | Phase::Queued(_)))
             .count()
     }
 
@@ -410,6 +348,7 @@ impl Job {
             order,
             submitted_at: now,
             phase: Phase::Staging,
+            since: now,
             generation: Generation::default(),
             features: None,
             majority_class: None,
@@ -424,6 +363,7 @@ impl Job {
             tuned_sha256: None,
             warnings: Vec::new(),
             timings: ptv2_common::api::Timings::default(),
+            store_failures: 0,
             staged_at: None,
             first_started_at: None,
         }
@@ -431,8 +371,19 @@ impl Job {
 
     fn is_final(&self) -> bool {
         match self.phase {
-            Phase::Staging | Phase::Queued { .. } | Phase::Running(_) => false,
+            Phase::Staging | Phase::Queued(_) | Phase::Running(_) => false,
             Phase::Succeeded | Phase::Failed(_) | Phase::Cancelled => true,
+        }
+    }
+
+    fn group(&self) -> Option<&Group> {
+        match &self.phase {
+            Phase::Running(group) => Some(group),
+            Phase::Staging
+            | Phase::Queued(_)
+            | Phase::Succeeded
+            | Phase::Failed(_)
+            | Phase::Cancelled => None,
         }
     }
 
@@ -440,12 +391,24 @@ impl Job {
         match &mut self.phase {
             Phase::Running(group) if group.generation == generation => Some(group),
             Phase::Staging
-            | Phase::Queued { .. }
+            | Phase::Queued(_)
             | Phase::Running(_)
             | Phase::Succeeded
             | Phase::Failed(_)
             | Phase::Cancelled => None,
         }
+    }
+
+    /// Another phase begins.
+    fn enter(&mut self, now: Duration, phase: Phase) {
+        self.phase = phase;
+        self.since = now;
+    }
+}
+
+impl Group {
+    fn member(&self, worker: &WorkerId) -> Option<&MemberState> {
+        self.members.iter().find(|(member, _)| member == worker).map(|(_, state)| state)
     }
 }
 

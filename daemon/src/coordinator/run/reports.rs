@@ -1,12 +1,15 @@
 //! What workers report, and what follows from it.
 
-use super::{Action, Cluster, Fact, MemberState, Phase, note};
-use ptv2_common::api::{Checkpoint, MetricsRow};
+use super::{Action, Cluster, Fact, MemberState, note};
+use ptv2_common::api::{Checkpoint, LogLevel, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::manifest::BestMetric;
 use ptv2_common::session::{DevicePhase, FromWorker, LeaveReason, ToWorker};
 use std::time::Duration;
+
+/// Warnings that a job keeps: the newest are the ones that matter.
+const WARNINGS: usize = 20;
 
 impl Cluster {
     pub(super) fn said(
@@ -19,11 +22,16 @@ impl Cluster {
         let Some(worker) = self.workers.get_mut(id) else { return };
         worker.last_heard = now;
         match message {
-            FromWorker::Hello(_) | FromWorker::Log { .. } => {}
-            FromWorker::Heartbeat { place, phase, phase_age_ms, backbone_loads, .. } => {
+            FromWorker::Hello(_) => {}
+            FromWorker::Log { job, level, message } => match level {
+                LogLevel::Info => {}
+                LogLevel::Warn | LogLevel::Error => self.warn(&job, message, actions),
+            },
+            FromWorker::Heartbeat { serving, place, phase, phase_age_ms, backbone_loads } => {
                 worker.place = place;
-                worker.phase = phase;
+                worker.phase = Some(phase);
                 worker.backbone_loads = backbone_loads;
+                self.recall(id, serving, actions);
                 if phase_age_ms > millis(self.bound_of(phase)) {
                     let why = format!("its device has been {phase:?} for {phase_age_ms} ms");
                     actions.push(Action::Disconnect(id.clone()));
@@ -68,15 +76,41 @@ impl Cluster {
     }
 
     /// The generation that trains a job now.
-    fn current(&self, id: &JobId) -> Option<Generation> {
-        match &self.jobs.get(id)?.phase {
-            Phase::Running(group) => Some(group.generation),
-            Phase::Staging
-            | Phase::Queued { .. }
-            | Phase::Succeeded
-            | Phase::Failed(_)
-            | Phase::Cancelled => None,
+    pub(super) fn current(&self, id: &JobId) -> Option<Generation> {
+        self.jobs.get(id)?.group().map(|group| group.generation)
+    }
+
+    /// A worker that trains what nobody wants of it any more is told to leave: a coordinator that
+    /// died between a decision and its messages never told it.
+    fn recall(
+        &self,
+        id: &WorkerId,
+        serving: Option<(JobId, Generation)>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((job, generation)) = serving else { return };
+        if self.workers.get(id).is_none_or(|worker| worker.serving.is_some()) {
+            return; // What it was told last is on its way.
         }
+        let known = self.jobs.get(&job);
+        let is_wanted = known.is_some_and(|job| match job.group() {
+            Some(group) => group.member(id).is_some(),
+            None => !job.is_final(),
+        });
+        if !is_wanted {
+            let stop = ToWorker::Stop { job, generation, checkpoint: false };
+            actions.push(Action::Tell(id.clone(), stop));
+        }
+    }
+
+    /// People are told of what went wrong while the job goes on.
+    fn warn(&mut self, id: &JobId, message: String, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        actions.push(note(id, "warning", message.clone()));
+        if job.warnings.len() >= WARNINGS {
+            job.warnings.remove(0);
+        }
+        job.warnings.push(message);
     }
 
     fn set_member(
@@ -89,8 +123,11 @@ impl Cluster {
     ) {
         let group = self.jobs.get_mut(job).and_then(|job| job.group_mut(generation));
         let Some(group) = group else { return };
-        if let Some(member) = group.members.iter_mut().find(|(member, _)| member == worker) {
-            member.1 = state;
+        let member = group.members.iter_mut().find(|(member, _)| member == worker);
+        if let Some((_, known)) = member
+            && known.may_become(&state)
+        {
+            *known = state;
             group.changed_at = now;
         }
     }
@@ -103,27 +140,18 @@ impl Cluster {
         (generation, reason): (Generation, LeaveReason),
         actions: &mut Vec<Action>,
     ) {
-        let current = self.current(job);
-        let member_state = |id: &WorkerId| match &self.jobs.get(job)?.phase {
-            Phase::Running(group) => {
-                group.members.iter().find(|(member, _)| member == id).map(|(_, state)| state)
-            }
-            Phase::Staging
-            | Phase::Queued { .. }
-            | Phase::Succeeded
-            | Phase::Failed(_)
-            | Phase::Cancelled => None,
-        };
+        let group = self.jobs.get(job).and_then(|job| job.group());
+        let member_state = |id: &WorkerId| group.and_then(|group| group.member(id));
         if member_state(id).is_none() {
             // The job has ended or goes on without this worker, which is now free.
             if let Some(worker) = self.workers.get_mut(id)
-                && worker.serving.as_ref() == Some(job)
+                && worker.serving.as_ref().is_some_and(|(of, at)| of == job && *at <= generation)
             {
                 worker.serving = None;
             }
             return;
         }
-        if current != Some(generation) {
+        if group.is_some_and(|group| group.generation != generation) {
             return; // It left an older generation on its way into the current one.
         }
         if let LeaveReason::PeerLost { peer, detail } = &reason {
@@ -189,11 +217,10 @@ impl Cluster {
         outcome: Result<Checkpoint, Explained>,
         actions: &mut Vec<Action>,
     ) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
         match outcome {
             Ok(checkpoint) => {
                 // Readers of the store decide by manifests; the journal only remembers the newest.
-                if generation == job.generation {
+                if self.jobs.get(id).is_some_and(|job| job.generation == generation) {
                     actions.push(note(
                         id,
                         "checkpoint",
@@ -203,13 +230,7 @@ impl Cluster {
                 }
             }
             Err(error) => {
-                let message = format!("a checkpoint could not be written: {error}");
-                // Bounded: the newest warnings are the ones that matter.
-                if job.warnings.len() >= 20 {
-                    job.warnings.remove(0);
-                }
-                job.warnings.push(message.clone());
-                actions.push(note(id, "checkpoint_failed", message));
+                self.warn(id, format!("a checkpoint could not be written: {error}"), actions);
             }
         }
     }
@@ -246,6 +267,17 @@ impl Cluster {
             }
             let release = ToWorker::Release { job: id.clone(), generation };
             actions.push(Action::Tell(worker, release));
+        }
+    }
+}
+
+impl MemberState {
+    /// A member's life goes one way, in whatever order its reports come.
+    fn may_become(&self, next: &Self) -> bool {
+        match self {
+            Self::Forming => true,
+            Self::Running => *next != Self::Forming,
+            Self::Left | Self::Finished { .. } => false,
         }
     }
 }

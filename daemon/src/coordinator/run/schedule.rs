@@ -1,6 +1,6 @@
 //! Which job gets which workers.
 
-use super::{Action, Cluster, Fact, Job, MemberState, Phase, note};
+use super::{Action, Cluster, Fact, Job, MemberState, Phase, Waiting, note};
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::session::Fingerprint;
 use std::cmp::Reverse;
@@ -10,7 +10,7 @@ use std::time::Duration;
 impl Cluster {
     /// Starts what can be started, by priority, then age; then lets running groups grow.
     pub(super) fn schedule(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        for id in self.queue() {
+        for id in self.queue(now) {
             let free = self.free_workers();
             let Some(job) = self.jobs.get(&id) else { continue };
             if let Some(members) = choose(job, &free) {
@@ -23,10 +23,19 @@ impl Cluster {
         self.grow(now, actions);
     }
 
-    /// Jobs that wait for workers, in the order in which they get them.
-    pub(super) fn queue(&self) -> Vec<JobId> {
-        let mut waiting: Vec<&Job> =
-            self.jobs.values().filter(|job| matches!(job.phase, Phase::Queued { .. })).collect();
+    /// Jobs that wait for workers, in the order in which they get them. One whose next attempt is not
+    /// due yet is in nobody's way.
+    pub(super) fn queue(&self, now: Duration) -> Vec<JobId> {
+        let is_due = |job: &&Job| match &job.phase {
+            Phase::Queued(Waiting::New | Waiting::LostGroup) => true,
+            Phase::Queued(Waiting::NoStore { until, .. }) => now >= *until,
+            Phase::Staging
+            | Phase::Running(_)
+            | Phase::Succeeded
+            | Phase::Failed(_)
+            | Phase::Cancelled => false,
+        };
+        let mut waiting: Vec<&Job> = self.jobs.values().filter(is_due).collect();
         waiting.sort_by_key(|job| (Reverse(job.record.spec.resources.priority), job.order));
         waiting.into_iter().map(|job| job.record.id.clone()).collect()
     }
@@ -35,7 +44,7 @@ impl Cluster {
     pub(super) fn free_workers(&self) -> BTreeMap<Fingerprint, Vec<WorkerId>> {
         let mut free: BTreeMap<Fingerprint, Vec<(u64, WorkerId)>> = BTreeMap::new();
         for (id, worker) in &self.workers {
-            if worker.serving.is_none() && !worker.draining {
+            if worker.serving.is_none() && worker.phase.is_some() && !worker.draining {
                 let fingerprint = worker.hello.fingerprint.clone();
                 free.entry(fingerprint).or_default().push((worker.order, id.clone()));
             }
@@ -69,7 +78,7 @@ impl Cluster {
         let generation = job.generation.next();
         for worker in &members {
             if let Some(worker) = self.workers.get_mut(worker) {
-                worker.serving = Some(id.clone());
+                worker.serving = Some((id.clone(), generation));
             }
         }
         let names: Vec<String> = members.iter().map(ToString::to_string).collect();
@@ -87,7 +96,7 @@ impl Cluster {
             .jobs
             .iter()
             .filter(|(_, job)| {
-                let Phase::Running(group) = &job.phase else { return false };
+                let Some(group) = job.group() else { return false };
                 let whole = group.members.iter().all(|(_, state)| *state == MemberState::Running);
                 whole
                     && now.saturating_sub(group.changed_at) >= delay
@@ -98,7 +107,7 @@ impl Cluster {
         for id in candidates {
             let free = self.free_workers();
             let Some(job) = self.jobs.get(&id) else { continue };
-            let Phase::Running(group) = &job.phase else { continue };
+            let Some(group) = job.group() else { continue };
             let room = most(job) - group.members.len();
             let more: Vec<WorkerId> = job
                 .fingerprint

@@ -2,7 +2,7 @@ use super::*;
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, Reason, StepMetrics};
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::plan::Plan;
-use ptv2_common::session::{LeaveReason, PROTOCOL};
+use ptv2_common::session::{FromWorker, LeaveReason, PROTOCOL};
 use ptv2_common::spec::JobSpec;
 
 pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
@@ -52,7 +52,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
 struct Bench {
     cluster: Cluster,
     now: Duration,
-    facts: Vec<Fact>,
+    facts: Vec<Recorded>,
 }
 
 impl Bench {
@@ -64,7 +64,7 @@ impl Bench {
         let actions = self.cluster.apply(self.now, event);
         for action in &actions {
             if let Action::Record(fact) = action {
-                self.facts.push(fact.clone());
+                self.facts.push((self.now, fact.clone()));
             }
         }
         actions
@@ -77,7 +77,12 @@ impl Bench {
     }
 
     fn join(&mut self, id: &str) -> Vec<Action> {
-        self.apply(Event::Joined(Box::new(hello(id, "cpu"))))
+        self.join_as(id, "cpu")
+    }
+
+    fn join_as(&mut self, id: &str, device: &str) -> Vec<Action> {
+        self.apply(Event::Joined(Box::new(hello(id, device))));
+        self.said(id, heartbeat(DevicePhase::Idle, 0))
     }
 
     fn said(&mut self, worker: &str, message: FromWorker) -> Vec<Action> {
@@ -92,7 +97,7 @@ impl Bench {
     }
 
     fn status(&self, job: &str) -> JobStatus {
-        self.cluster.status(&JobId(job.into())).unwrap()
+        self.cluster.status(self.now, &JobId(job.into())).unwrap()
     }
 
     fn wait(&mut self, seconds: u64) -> Vec<Action> {
@@ -108,7 +113,7 @@ impl Bench {
     }
 }
 
-fn hello(id: &str, device: &str) -> Hello {
+pub(crate) fn hello(id: &str, device: &str) -> Hello {
     Hello {
         protocol: PROTOCOL,
         worker: WorkerId(id.into()),
@@ -239,8 +244,12 @@ fn too_few_survivors_send_the_job_back_to_the_queue() {
 fn silence_and_a_stuck_device_count_as_dead() {
     let mut bench = Bench::new();
     bench.join("w1");
-    bench.now = Duration::from_secs(11);
-    let actions = bench.apply(Event::Tick);
+    let mut actions = Vec::new();
+    for second in 1..=11 {
+        assert!(actions.is_empty(), "{actions:?}");
+        bench.now = Duration::from_secs(second);
+        actions = bench.apply(Event::Tick);
+    }
     assert_eq!(actions, [Action::Disconnect(WorkerId("w1".into()))]);
     bench.join("w2");
     bench.said("w2", heartbeat(DevicePhase::Stepping, 1_000));
@@ -301,7 +310,7 @@ fn a_running_group_takes_in_a_new_worker() {
 fn workers_of_another_kind_are_not_mixed() {
     let mut bench = Bench::new();
     bench.join("w1");
-    bench.apply(Event::Joined(Box::new(hello("w2", "other"))));
+    bench.join_as("w2", "other");
     bench.submit("j1", "2");
     assert_eq!(bench.status("j1").reason, Some(Reason::TooFewWorkers { free: 1, needed: 2 }));
 }
@@ -381,4 +390,15 @@ fn a_worker_of_another_protocol_is_refused() {
     let actions = bench.apply(Event::Joined(Box::new(stranger)));
     assert!(matches!(&actions[0], Action::Tell(_, ToWorker::Refused { .. })));
     assert!(!bench.cluster.knows_worker(&WorkerId("w1".into())));
+}
+
+/// A coordinator that was stopped, or held up by a full disk, blames nobody for its own silence.
+#[test]
+fn who_wakes_up_late_blames_nobody() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.apply(Event::Tick);
+    bench.now = Duration::from_secs(3600);
+    assert_eq!(bench.apply(Event::Tick), []);
+    assert!(bench.cluster.knows_worker(&WorkerId("w1".into())));
 }

@@ -1,21 +1,23 @@
 //! What people see of jobs and workers, each waiting job with its reason.
 
-use super::{Cluster, Job, MemberState, Phase};
+use super::{Cluster, Job, MemberState, Phase, Waiting};
+use crate::clock::millis;
 use ptv2_common::api::{JobState, JobStatus, Reason, WorkerStatus};
 use ptv2_common::ids::{JobId, WorkerId};
+use ptv2_common::session::DevicePhase;
 use std::time::Duration;
 
 impl Cluster {
     /// A job's status.
-    pub fn status(&self, id: &JobId) -> Option<JobStatus> {
-        self.jobs.get(id).map(|job| self.status_of(job))
+    pub fn status(&self, now: Duration, id: &JobId) -> Option<JobStatus> {
+        self.jobs.get(id).map(|job| self.status_of(now, job))
     }
 
     /// All jobs, newest first.
-    pub fn statuses(&self) -> Vec<JobStatus> {
+    pub fn statuses(&self, now: Duration) -> Vec<JobStatus> {
         let mut jobs: Vec<&Job> = self.jobs.values().collect();
         jobs.sort_by_key(|job| std::cmp::Reverse(job.order));
-        jobs.into_iter().map(|job| self.status_of(job)).collect()
+        jobs.into_iter().map(|job| self.status_of(now, job)).collect()
     }
 
     /// Ids of the jobs that an id, an id's beginning, or a name means.
@@ -48,11 +50,10 @@ impl Cluster {
                 device: worker.hello.device.clone(),
                 threads: worker.hello.threads,
                 fingerprint: worker.hello.fingerprint.to_string(),
-                job: worker.serving.as_ref().map(ToString::to_string),
-                phase: worker.phase,
+                job: worker.serving.as_ref().map(|(job, _)| job.to_string()),
+                phase: worker.phase.unwrap_or(DevicePhase::Idle),
                 place: worker.place,
-                heartbeat_age_ms: u64::try_from(now.saturating_sub(worker.last_heard).as_millis())
-                    .unwrap_or(u64::MAX),
+                heartbeat_age_ms: millis(now.saturating_sub(worker.last_heard)),
                 draining: worker.draining,
                 backbone_loads: worker.backbone_loads,
                 version: worker.hello.version.clone(),
@@ -65,28 +66,23 @@ impl Cluster {
         self.workers.contains_key(id)
     }
 
-    fn status_of(&self, job: &Job) -> JobStatus {
-        let reason = self.reason(job);
-        let world = match &job.phase {
-            Phase::Running(group) => u32::try_from(group.members.len()).unwrap_or(u32::MAX),
-            Phase::Staging
-            | Phase::Queued { .. }
-            | Phase::Succeeded
-            | Phase::Failed(_)
-            | Phase::Cancelled => 0,
-        };
+    fn status_of(&self, now: Duration, job: &Job) -> JobStatus {
+        let reason = self.reason(now, job);
+        let world = job.group().map_or(0, |group| group.members.len());
         let record = &job.record;
         JobStatus {
             id: record.id.to_string(),
             name: record.name.clone(),
             state: state(&job.phase),
             reason_text: reason.as_ref().map(words),
+            remedy: reason.as_ref().and_then(|reason| remedy(reason, job)),
+            since_unix_ms: Some(millis(job.since)),
             reason,
             task: record.spec.task.clone(),
             step: job.step,
             total_steps: record.plan.total_steps,
             epoch: job.epoch,
-            world,
+            world: u32::try_from(world).unwrap_or(u32::MAX),
             generation: job.generation.0,
             fingerprint: job.fingerprint.as_ref().map(ToString::to_string),
             best: job.best.clone(),
@@ -102,44 +98,50 @@ impl Cluster {
         }
     }
 
-    fn reason(&self, job: &Job) -> Option<Reason> {
+    fn reason(&self, now: Duration, job: &Job) -> Option<Reason> {
         match &job.phase {
             Phase::Staging => Some(Reason::Staging),
-            Phase::Queued { lost } => Some(self.why_queued(job, *lost)),
+            Phase::Queued(waiting) => Some(self.why_queued(now, job, waiting)),
             Phase::Running(group) => {
                 let forming = |state: &MemberState| match state {
                     MemberState::Forming | MemberState::Left => true,
                     MemberState::Running | MemberState::Finished { .. } => false,
                 };
                 let waiting = group.members.iter().filter(|(_, state)| forming(state)).count();
-                let waiting_for = u32::try_from(waiting).unwrap_or(u32::MAX);
-                (waiting_for > 0).then_some(Reason::Forming { waiting_for })
+                (waiting > 0).then_some(Reason::Forming { waiting_for: count(waiting) })
             }
-            Phase::Succeeded => None,
+            Phase::Succeeded => Some(Reason::Succeeded),
             Phase::Failed(error) => Some(Reason::Failed { error: error.clone() }),
             Phase::Cancelled => Some(Reason::CancelledByUser),
         }
     }
 
-    fn why_queued(&self, job: &Job, lost: bool) -> Reason {
-        let queue = self.queue();
+    fn why_queued(&self, now: Duration, job: &Job, waiting: &Waiting) -> Reason {
+        if let Waiting::NoStore { error, .. } = waiting {
+            return Reason::StoreUnavailable { error: error.clone() };
+        }
+        let queue = self.queue(now);
         let ahead = queue.iter().take_while(|id| **id != job.record.id).count();
         if ahead > 0 {
-            return Reason::BehindOthers { ahead: u32::try_from(ahead).unwrap_or(u32::MAX) };
+            return Reason::BehindOthers { ahead: count(ahead) };
         }
         let needed = job.record.spec.resources.workers.min;
-        if lost {
+        if *waiting == Waiting::LostGroup {
             return Reason::LostWorkers { needed };
         }
         let free = self.free_workers().values().map(Vec::len).max().unwrap_or(0);
-        Reason::TooFewWorkers { free: u32::try_from(free).unwrap_or(u32::MAX), needed }
+        Reason::TooFewWorkers { free: count(free), needed }
     }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn state(phase: &Phase) -> JobState {
     match phase {
         Phase::Staging => JobState::Staging,
-        Phase::Queued { .. } => JobState::Queued,
+        Phase::Queued(_) => JobState::Queued,
         Phase::Running(_) => JobState::Running,
         Phase::Succeeded => JobState::Succeeded,
         Phase::Failed(_) => JobState::Failed,
@@ -147,24 +149,57 @@ fn state(phase: &Phase) -> JobState {
     }
 }
 
-/// A reason in words, with what would change it.
 fn words(reason: &Reason) -> String {
     match reason {
         Reason::Staging => "its rows are being read and tokenized".into(),
-        Reason::TooFewWorkers { free, needed } => format!(
-            "it needs {needed} free workers of one kind and {free} are free; start more with \
-             `ptv2d worker`, or wait for running jobs"
-        ),
+        Reason::TooFewWorkers { free, needed } => {
+            format!("it needs {} of one kind, and {free} are free", workers(*needed))
+        }
         Reason::BehindOthers { ahead } => {
-            format!("{ahead} jobs of higher priority or greater age go first")
+            format!("{ahead} waiting before it, of higher priority or greater age")
         }
         Reason::Forming { waiting_for } => {
-            format!("{waiting_for} workers of its group are not ready yet")
+            format!("{} of its group not ready yet", workers(*waiting_for))
         }
-        Reason::LostWorkers { needed } => format!(
-            "its group was lost; it resumes from its last checkpoint when {needed} workers are free"
-        ),
+        Reason::LostWorkers { needed } => {
+            format!("its group was lost, and it needs {}", workers(*needed))
+        }
+        Reason::StoreUnavailable { error } => format!("the artifact store fails: {error}"),
+        Reason::Succeeded => "all its steps are done".into(),
         Reason::Failed { error } => error.to_string(),
         Reason::CancelledByUser => "someone cancelled it".into(),
     }
+}
+
+/// What would change it.
+fn remedy(reason: &Reason, job: &Job) -> Option<String> {
+    let name = &job.record.name;
+    Some(match reason {
+        Reason::Staging => "nothing to do: it is queued when its rows are staged".into(),
+        Reason::TooFewWorkers { .. } => {
+            "start more workers (`ptv2d worker`), or wait for running jobs to end".into()
+        }
+        Reason::BehindOthers { .. } => {
+            "more workers; or a higher `resources.priority` at the next submit".into()
+        }
+        Reason::Forming { .. } => {
+            "nothing to do: a worker that does not become ready in time is left out".into()
+        }
+        Reason::LostWorkers { .. } => {
+            "start workers (`ptv2d worker`); it goes on from its last checkpoint".into()
+        }
+        Reason::StoreUnavailable { .. } => {
+            "see that the store is reachable and has room; it is tried again by itself".into()
+        }
+        Reason::Failed { error } => {
+            let hint = error.hint.as_ref().map(|hint| format!("{hint}; "));
+            format!("{}then `ptv2ctl retry {name}`", hint.unwrap_or_default())
+        }
+        Reason::CancelledByUser => format!("`ptv2ctl retry {name}` takes it up again"),
+        Reason::Succeeded => return None,
+    })
+}
+
+fn workers(number: u32) -> String {
+    if number == 1 { "1 worker".into() } else { format!("{number} workers") }
 }

@@ -1,0 +1,76 @@
+//! A commented job file for each task, with the values of the recipes in configs/superglue.
+
+use super::read::one_of;
+use super::{JobSpec, commented};
+use crate::error::Explained;
+
+/// Each task that has a recipe, and the recipe.
+const RECIPES: [(&str, &str); 4] = [
+    ("superglue/boolq", include_str!("../../../configs/superglue/boolq.toml")),
+    ("superglue/cb", include_str!("../../../configs/superglue/cb.toml")),
+    ("superglue/copa", include_str!("../../../configs/superglue/copa.toml")),
+    ("superglue/rte", include_str!("../../../configs/superglue/rte.toml")),
+];
+
+const WHAT_TO_DO: &str = "Replace the two paths that begin with /path/to; then `ptv2ctl plan FILE` \
+     says what the job costs, and `ptv2ctl submit FILE --follow` runs it. All keys but the required \
+     ones, and epochs or max_steps, may be left out.";
+
+/// The tasks that a job file can be begun for.
+pub fn known_tasks() -> impl Iterator<Item = &'static str> {
+    RECIPES.iter().map(|(task, _)| *task)
+}
+
+/// A commented job file for a task, `superglue/rte` or `rte`: the recipe's values, and paths to be
+/// replaced.
+///
+/// # Errors
+/// Names the known tasks for one that is none of them.
+pub fn job_file(task: &str) -> Result<String, Explained> {
+    let is_asked = |known: &str| known == task || known.rsplit('/').next() == Some(task);
+    let found = RECIPES.iter().find(|(known, _)| is_asked(known));
+    let Some((_, recipe)) = found else {
+        return Err(Explained::new(format!("no task is named `{task}`"))
+            .expected(one_of(known_tasks()))
+            .hint("the name of a task may be given without what stands before its slash"));
+    };
+    let mut spec = JobSpec::from_toml(recipe)?;
+    for path in [&mut spec.backbone.path, &mut spec.data.root] {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        *path = format!("/path/to/{name}");
+    }
+    // What a recipe says of itself stands on its top.
+    let about: Vec<&str> = recipe.lines().map_while(|line| line.strip_prefix("# ")).collect();
+    commented(&spec, &[&about.join(" "), "", WHAT_TO_DO])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_of_each_task_is_a_job_with_the_recipe_s_values() {
+        for (task, recipe) in RECIPES {
+            let text = job_file(task).unwrap();
+            let spec = JobSpec::from_toml(&text).unwrap();
+            assert_eq!(spec.task, task);
+            let mut expected = JobSpec::from_toml(recipe).unwrap();
+            expected.backbone.path = "/path/to/bert-large-cased".into();
+            expected.data.root = "/path/to/superglue".into();
+            assert_eq!(spec, expected);
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_the_default_has_the_default_beside_it() {
+        let text = job_file("boolq").unwrap();
+        assert!(text.contains(" Default: 20.\npre_seq_len = 40\n"), "{text}");
+        assert!(text.starts_with("# BoolQ with BERT-large-cased"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_task_is_answered_with_the_known_ones() {
+        let error = job_file("wic").unwrap_err();
+        assert!(error.expected.unwrap().contains("`superglue/copa`"));
+    }
+}

@@ -1,0 +1,182 @@
+//! The journal's SQLite file: its tables, what is written, what is read.
+
+use super::{Entry, PAGE};
+use crate::coordinator::run::{Fact, Recorded};
+use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use rusqlite::{Connection, params};
+use std::path::Path;
+use std::time::Duration;
+
+/// The version of the tables that this build reads and writes.
+const SCHEMA: i64 = 2;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS facts (seq INTEGER PRIMARY KEY, fact TEXT NOT NULL,
+        unix_ms INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL,
+        unix_ms INTEGER NOT NULL, kind TEXT NOT NULL, message TEXT NOT NULL);
+    CREATE INDEX IF NOT EXISTS events_of_job ON events (job, seq);
+    CREATE TABLE IF NOT EXISTS logs (seq INTEGER PRIMARY KEY AUTOINCREMENT, job TEXT NOT NULL,
+        unix_ms INTEGER NOT NULL, level TEXT NOT NULL, source TEXT NOT NULL, message TEXT NOT NULL);
+    CREATE INDEX IF NOT EXISTS logs_of_job ON logs (job, seq);
+    CREATE TABLE IF NOT EXISTS metrics (job TEXT NOT NULL, step INTEGER NOT NULL,
+        evaluation INTEGER NOT NULL, row TEXT NOT NULL, PRIMARY KEY (job, step, evaluation));
+";
+
+/// Opens or makes the file and gives the facts in it.
+///
+/// # Errors
+/// When it is damaged or of another version, with what to do.
+pub(super) fn open(path: &Path) -> Result<(Connection, Vec<Recorded>), Explained> {
+    prepare(path).map_err(|error| {
+        Explained::new(format!("the journal cannot be used: {error}"))
+            .at(path.display().to_string())
+            .expected("a journal that this version of ptv2 wrote")
+            .hint(
+                "restore the file from a copy; or move it away and start again: the coordinator then \
+                 adopts every job of which the artifact store holds a checkpoint",
+            )
+    })
+}
+
+fn prepare(path: &Path) -> Result<(Connection, Vec<Recorded>), Box<dyn std::error::Error>> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version > SCHEMA {
+        return Err(format!("its version is {version}; this build reads up to {SCHEMA}").into());
+    }
+    let check: String = connection.query_row("PRAGMA quick_check", [], |row| row.get(0))?;
+    if check != "ok" {
+        return Err(check.into());
+    }
+    if version == 1 {
+        connection
+            .execute_batch("ALTER TABLE facts ADD COLUMN unix_ms INTEGER NOT NULL DEFAULT 0")?;
+    }
+    connection.execute_batch(TABLES)?;
+    connection.pragma_update(None, "user_version", SCHEMA)?;
+    let facts = facts(&connection)?;
+    Ok((connection, facts))
+}
+
+fn facts(connection: &Connection) -> Result<Vec<Recorded>, Box<dyn std::error::Error>> {
+    let mut select = connection.prepare("SELECT seq, unix_ms, fact FROM facts ORDER BY seq")?;
+    let mut rows = select.query([])?;
+    let mut facts = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, unix_ms, text): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let fact: Fact = serde_json::from_str(&text)
+            .map_err(|error| format!("fact {seq} cannot be read: {error}"))?;
+        facts.push((Duration::from_millis(unsigned(unix_ms)), fact));
+    }
+    Ok(facts)
+}
+
+pub(super) fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    for entry in entries {
+        match entry {
+            Entry::Fact { unix_ms, fact } => {
+                let mut insert = transaction
+                    .prepare_cached("INSERT INTO facts (unix_ms, fact) VALUES (?, ?)")?;
+                insert.execute(params![signed(*unix_ms), json(fact)?])?;
+            }
+            Entry::Event { job, unix_ms, kind, message } => {
+                let mut insert = transaction.prepare_cached(
+                    "INSERT INTO events (job, unix_ms, kind, message) VALUES (?, ?, ?, ?)",
+                )?;
+                insert.execute(params![job.0, signed(*unix_ms), kind, message])?;
+            }
+            Entry::Log { job, unix_ms, level, source, message } => {
+                let mut insert = transaction.prepare_cached(
+                    "INSERT INTO logs (job, unix_ms, level, source, message) VALUES (?, ?, ?, ?, ?)",
+                )?;
+                let level = json(level)?;
+                insert.execute(params![job.0, signed(*unix_ms), level, source, message])?;
+            }
+            Entry::Metrics { job, row } => {
+                let (step, evaluation) = match row {
+                    MetricsRow::Step(step) => (step.step, 0),
+                    MetricsRow::Evaluation(evaluation) => (evaluation.step, 1),
+                };
+                let mut insert = transaction.prepare_cached(
+                    "INSERT OR REPLACE INTO metrics (job, step, evaluation, row) \
+                     VALUES (?, ?, ?, ?)",
+                )?;
+                insert.execute(params![job.0, signed(step), evaluation, json(row)?])?;
+            }
+        }
+    }
+    transaction.commit()
+}
+
+pub(super) fn events(
+    connection: &Connection,
+    job: &JobId,
+    after: u64,
+) -> rusqlite::Result<Vec<Event>> {
+    let mut select = connection.prepare_cached(
+        "SELECT seq, unix_ms, kind, message FROM events WHERE job = ? AND seq > ? \
+         ORDER BY seq LIMIT ?",
+    )?;
+    let rows = select.query_map(params![job.0, signed(after), PAGE], |row| {
+        Ok(Event {
+            seq: unsigned(row.get(0)?),
+            unix_ms: unsigned(row.get(1)?),
+            kind: row.get(2)?,
+            message: row.get(3)?,
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn logs(
+    connection: &Connection,
+    job: &JobId,
+    after: u64,
+) -> rusqlite::Result<Vec<LogLine>> {
+    let mut select = connection.prepare_cached(
+        "SELECT seq, unix_ms, level, source, message FROM logs WHERE job = ? AND seq > ? \
+         ORDER BY seq LIMIT ?",
+    )?;
+    let rows = select.query_map(params![job.0, signed(after), PAGE], |row| {
+        let level: String = row.get(2)?;
+        Ok(LogLine {
+            seq: unsigned(row.get(0)?),
+            unix_ms: unsigned(row.get(1)?),
+            level: serde_json::from_str(&level).unwrap_or(LogLevel::Info),
+            source: row.get(3)?,
+            message: row.get(4)?,
+        })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn metrics(connection: &Connection, job: &JobId) -> rusqlite::Result<Vec<MetricsRow>> {
+    let mut select = connection
+        .prepare_cached("SELECT row FROM metrics WHERE job = ? ORDER BY step, evaluation")?;
+    let rows = select.query_map([&job.0], |row| row.get::<_, String>(0))?;
+    let mut all = Vec::new();
+    for row in rows {
+        all.extend(serde_json::from_str(&row?).ok());
+    }
+    Ok(all)
+}
+
+fn json(value: &impl serde::Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
+}
+
+/// SQLite's integers are signed.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}

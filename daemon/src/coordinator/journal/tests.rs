@@ -1,0 +1,75 @@
+use super::*;
+use crate::coordinator::run::tests::record;
+use ptv2_common::api::StepMetrics;
+use std::time::Duration;
+
+fn step(step: u64, loss: f64) -> MetricsRow {
+    let (learning_rate, grad_norm, rows_per_s, tokens_per_s) = (1e-3, 1.0, 2.0, 3.0);
+    MetricsRow::Step(StepMetrics {
+        step,
+        epoch: 0,
+        loss,
+        learning_rate,
+        grad_norm,
+        rows_per_s,
+        tokens_per_s,
+    })
+}
+
+#[tokio::test]
+async fn what_was_written_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.sqlite");
+    let job = JobId("j1".into());
+    let facts =
+        [Fact::Submitted(Box::new(record("j1", "1"))), Fact::Cancelled { job: job.clone() }];
+    {
+        let (journal, before) = Journal::open(&path).unwrap();
+        assert!(before.is_empty());
+        let event = |kind: &str| Entry::Event {
+            job: job.clone(),
+            unix_ms: 5,
+            kind: kind.into(),
+            message: "m".into(),
+        };
+        let fact = |fact: &Fact| Entry::Fact { unix_ms: 5, fact: fact.clone() };
+        let mut entries: Vec<Entry> = facts.iter().map(fact).collect();
+        entries.extend([event("submitted"), event("cancelled")]);
+        let metrics = [step(1, 0.5), step(2, 0.4), step(1, 0.6)];
+        entries.extend(metrics.map(|row| Entry::Metrics { job: job.clone(), row }));
+        journal.write(entries).await.unwrap();
+    }
+    let (journal, found) = Journal::open(&path).unwrap();
+    assert_eq!(found, facts.map(|fact| (Duration::from_millis(5), fact)));
+    let events = journal.events(&job, 1).await.unwrap();
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].seq, events[0].kind.as_str()), (2, "cancelled"));
+    assert_eq!(journal.metrics(&job).await.unwrap(), [step(1, 0.6), step(2, 0.4)]);
+    assert!(journal.logs(&job, 0).await.unwrap().is_empty());
+}
+
+#[test]
+fn a_damaged_journal_is_refused_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.sqlite");
+    std::fs::write(&path, b"this is no database, however long it goes on").unwrap();
+    let error = Journal::open(&path).unwrap_err();
+    assert!(error.hint.unwrap().contains("move it away"));
+}
+
+/// A journal of the first version, whose facts bear no time.
+#[test]
+fn an_older_journal_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.sqlite");
+    let fact = serde_json::to_string(&Fact::Cancelled { job: JobId("j1".into()) }).unwrap();
+    let old = Connection::open(&path).unwrap();
+    let tables = "CREATE TABLE facts (seq INTEGER PRIMARY KEY, fact TEXT NOT NULL); \
+        PRAGMA user_version = 1";
+    old.execute_batch(tables).unwrap();
+    old.execute("INSERT INTO facts (fact) VALUES (?)", [fact]).unwrap();
+    drop(old);
+    let (_journal, facts) = Journal::open(&path).unwrap();
+    assert_eq!(facts, [(Duration::ZERO, Fact::Cancelled { job: JobId("j1".into()) })]);
+    assert_eq!(Journal::open(&path).unwrap().1.len(), 1, "it is read again");
+}

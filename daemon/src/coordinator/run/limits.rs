@@ -1,0 +1,53 @@
+//! Bounds on waits and sizes.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Bounds on waits and sizes. Each is a key of the coordinator's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// A worker that is silent for this long is lost. Shorter notices a dead host sooner, and takes
+    /// a busy one for dead more easily.
+    #[serde(with = "crate::config::duration")]
+    pub heartbeat_timeout: Duration,
+    /// A device thread may load a backbone and features for this long.
+    #[serde(with = "crate::config::duration")]
+    pub loading_timeout: Duration,
+    /// A device thread may wait for its peers, and bring laggards level, for this long.
+    #[serde(with = "crate::config::duration")]
+    pub joining_timeout: Duration,
+    /// A device thread may stay at one step or one evaluation slice for this long.
+    #[serde(with = "crate::config::duration")]
+    pub step_timeout: Duration,
+    /// After a rank reports a lost peer, this long is waited for the peer's own sign of death before
+    /// the group is formed anew with both.
+    #[serde(with = "crate::config::duration")]
+    pub blame_grace: Duration,
+    /// After this many failures between two workers they are not grouped together.
+    pub pair_failures: u32,
+    /// A pair that failed too often may meet again after this long.
+    #[serde(with = "crate::config::duration")]
+    pub pair_cooldown: Duration,
+    /// A running group takes in free workers when it has been whole for this long.
+    #[serde(with = "crate::config::duration")]
+    pub growth_delay: Duration,
+    /// Jobs that may wait; a submit beyond is refused.
+    pub queue_limit: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            heartbeat_timeout: Duration::from_secs(10),
+            loading_timeout: Duration::from_secs(600),
+            joining_timeout: Duration::from_secs(120),
+            step_timeout: Duration::from_secs(600),
+            blame_grace: Duration::from_secs(2),
+            pair_failures: 3,
+            pair_cooldown: Duration::from_secs(600),
+            growth_delay: Duration::from_secs(5),
+            queue_limit: 10_000,
+        }
+    }
+}
