@@ -6,7 +6,7 @@ pub mod peft;
 pub mod read;
 pub mod retention;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod write;
 
 /// Name of the whole tuned state in a checkpoint.

@@ -19,14 +19,14 @@ fn layout() -> Layout {
     Layout::new(3, 1, 4, 2)
 }
 
-fn state(step: u16) -> TunedState {
+pub(crate) fn state(step: u16) -> TunedState {
     let count = u16::try_from(layout().len()).unwrap();
     let mut state = TunedState::new((0..count).map(|at| f32::from(at + step)).collect());
     state.step = u64::from(step);
     state
 }
 
-async fn writer(store: &Store, generation: u64, start_step: u64) -> Writer {
+pub(crate) async fn writer(store: &Store, generation: u64, start_step: u64) -> Writer {
     let lineage = Lineage { features: "f".into(), generation: Generation(generation), start_step };
     Writer::begin(store.clone(), job(), layout(), lineage).await.unwrap()
 }
@@ -36,7 +36,7 @@ async fn steps(store: &Store) -> Vec<(u64, u64)> {
     names.into_iter().map(|name| (name.step, name.generation)).collect()
 }
 
-fn store() -> (tempfile::TempDir, Store) {
+pub(crate) fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = storage::open(folder.path().to_str().unwrap()).unwrap();
     (folder, store)

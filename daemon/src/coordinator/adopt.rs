@@ -73,3 +73,62 @@ async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Explained> {
     let keys = storage::list(store, prefix).await;
     keys.map_err(|error| Explained::from_error(&error).at(prefix.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tests::{state, store, writer};
+    use crate::coordinator::chores::mark_end;
+    use ptv2_common::manifest::checkpoints_prefix;
+
+    async fn only(store: &Store) -> Adopted {
+        let mut found = from_store(store).await.unwrap();
+        assert_eq!(found.len(), 1);
+        found.pop().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_job_goes_on_from_its_newest_checkpoint() {
+        let (_folder, store) = store();
+        assert!(from_store(&store).await.unwrap().is_empty());
+        let writer = writer(&store, 3, 0).await;
+        assert!(from_store(&store).await.unwrap().is_empty(), "a job without a checkpoint");
+        writer.publish(&state(4), false).await.unwrap();
+        writer.publish(&state(8), false).await.unwrap();
+        let job = only(&store).await;
+        assert_eq!((job.record.id.0.as_str(), job.checkpoint.step), ("j0", 8));
+        assert_eq!((job.generation, job.end), (Generation(3 + UNSEEN_GENERATIONS), None));
+    }
+
+    #[tokio::test]
+    async fn an_end_counts_until_a_generation_follows_it() {
+        let (_folder, store) = store();
+        let id = JobId("j0".into());
+        writer(&store, 1, 0).await.publish(&state(4), false).await.unwrap();
+        mark_end(store.clone(), id.clone(), Generation(1), End::Cancelled).await;
+        assert_eq!(only(&store).await.end, Some(End::Cancelled));
+        // It was taken up again.
+        let second = writer(&store, 2, 4).await;
+        assert_eq!(only(&store).await.end, None);
+        second.publish(&state(8), false).await.unwrap();
+        mark_end(store.clone(), id, Generation(2), End::Cancelled).await;
+        assert_eq!(only(&store).await.end, Some(End::Cancelled));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_passed_over() {
+        let (_folder, store) = store();
+        let first = writer(&store, 1, 0).await.publish(&state(4), false).await.unwrap();
+        let id = JobId("j0".into());
+        for key in [checkpoint_key(&id, 8, Generation(1)), format!("{}/x.json", ends_prefix(&id))] {
+            storage::put_create(&store, &key, "no JSON".into()).await.unwrap();
+        }
+        assert_eq!(only(&store).await.checkpoint.key, first.key);
+        // A manifest under another job's name.
+        let bytes = storage::get(&store, &first.key).await.unwrap();
+        let other = first.key.replace("j0", "j1");
+        assert!(other.starts_with(&checkpoints_prefix(&JobId("j1".into()))));
+        storage::put_create(&store, &other, bytes).await.unwrap();
+        assert_eq!(only(&store).await.record.id, id);
+    }
+}

@@ -198,7 +198,7 @@ impl Driver {
                 if !self.is_current(&worker, connection) {
                     return Ok(());
                 }
-                let entries = entries_of(&worker, &message);
+                let entries = entries_of(&worker, &message, clock::millis(self.clock.elapsed()));
                 self.decide(Event::Said(worker, message), entries).await
             }
             Input::Disconnected { worker, connection } => {
@@ -348,6 +348,10 @@ impl Driver {
     async fn answer(&mut self, question: Question) -> Result<(), Explained> {
         // Whoever asked may have gone away: answers that nobody takes are dropped.
         match question {
+            // It was told meanwhile that nothing can be done now: then nothing must be done later.
+            Question::Submit(_, reply) if reply.is_closed() => {}
+            Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
+            Question::Drain(_, reply) if reply.is_closed() => {}
             Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
                 let ids = self.cluster.matching(&text);
@@ -381,8 +385,7 @@ impl Driver {
 }
 
 /// What a worker's message puts into the journal whatever is decided about it.
-fn entries_of(worker: &WorkerId, message: &FromWorker) -> Vec<Entry> {
-    let unix_ms = clock::unix_ms();
+fn entries_of(worker: &WorkerId, message: &FromWorker, unix_ms: u64) -> Vec<Entry> {
     let log = |job: &JobId, level: LogLevel, message: String| Entry::Log {
         job: job.clone(),
         unix_ms,

@@ -59,17 +59,19 @@ impl Coordinator {
                 .hint("stop what listens there, or choose another with --listen")
         })?;
         let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
+        let clock = Steady::start(last);
         let beginning = Beginning {
             cluster,
             unstaged,
-            clock: Steady::start(last),
+            clock,
             journal: journal.clone(),
             store: store.clone(),
             store_url: store_url.clone(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
-        let edge = Edge { doors, journal, store, store_url, tokens, roots, hashes, shutdown };
+        let edge =
+            Edge { doors, clock, journal, store, store_url, tokens, roots, hashes, shutdown };
         tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
         Ok(Self { listener, address, driver, edge, state, _lock: lock })
     }

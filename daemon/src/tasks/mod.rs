@@ -225,6 +225,9 @@ mod tests {
 
     #[test]
     fn tasks_are_found_by_name() {
+        // What a job file may name is what can be trained.
+        let known: Vec<&str> = ptv2_common::spec::known_tasks().collect();
+        assert_eq!(TASKS.map(|task| task.name()), known[..]);
         for task in TASKS {
             assert_eq!(by_name(task.name()).unwrap().folder(), task.folder());
         }

@@ -135,8 +135,9 @@ impl Engine {
         let Some(held) = self.holding(job) else { return };
         if let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) {
             let written = keeper.finish(progress.state.clone(), false).recv_timeout(PARKING);
-            if let Ok(Err(error)) = written {
-                self.log(job, LogLevel::Warn, format!("parked without a checkpoint: {error}"));
+            if written.is_err() {
+                let message = "parked without a checkpoint of its last step: the store is behind";
+                self.log(job, LogLevel::Warn, message.into());
             }
         }
     }

@@ -377,11 +377,11 @@ impl<'a> Training<'a> {
                 let answer = keeper.finish(state, is_best);
                 loop {
                     match answer.recv_timeout(LOOK) {
-                        Ok(result) => break Some(result?),
+                        Ok(key) => break Some(key),
                         Err(RecvTimeoutError::Timeout) if self.group.is_aborted() => {
                             return Err(Exit::Stopped);
                         }
-                        // Its own retries are bounded, so this is not a thread that hangs.
+                        // The writer says what keeps it; this is not a thread that hangs.
                         Err(RecvTimeoutError::Timeout) => {
                             self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
                         }

@@ -15,8 +15,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-/// Attempts to write the last checkpoint of a job before the job is given up.
-const LAST_ATTEMPTS: u32 = 6;
 /// Pause after a failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -30,7 +28,7 @@ struct Waiting {
     closed: bool,
 }
 
-type Answer = mpsc::Sender<Result<String, Explained>>;
+type Answer = mpsc::Sender<String>;
 
 #[derive(Default)]
 struct Desk {
@@ -79,11 +77,7 @@ impl Keeper {
     }
 
     /// Leaves the job's last state; its manifest's key comes back when it is in the store.
-    pub(super) fn finish(
-        &self,
-        state: TunedState,
-        is_best: bool,
-    ) -> mpsc::Receiver<Result<String, Explained>> {
+    pub(super) fn finish(&self, state: TunedState, is_best: bool) -> mpsc::Receiver<String> {
         let (answer, result) = mpsc::channel();
         self.put(|waiting| {
             // The last state stands for every other that still waits, but for an older best.
@@ -177,9 +171,10 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
                 outcome
             }
             Task::Last(state, is_best, answer) => {
-                let result = write_last(&writer, &state, is_best, &report).await;
-                // The device thread may have left the group meanwhile.
-                drop(answer.send(result));
+                if let Some(key) = write_last(&desk, &writer, &state, is_best, &report).await {
+                    // The device thread may have left the group meanwhile.
+                    drop(answer.send(key));
+                }
                 continue;
             }
         };
@@ -195,27 +190,30 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     }
 }
 
+/// Writes a job's last state, however long the store fails: what was computed is not given up. Only
+/// the end of the generation, as by a cancel, ends the attempts.
 async fn write_last(
+    desk: &Desk,
     writer: &Writer,
     state: &TunedState,
     is_best: bool,
     report: &impl Fn(Result<ptv2_common::api::Checkpoint, Explained>),
-) -> Result<String, Explained> {
+) -> Option<String> {
     let mut pause = FIRST_PAUSE;
-    let mut attempt = 1;
     loop {
         match writer.publish(state, is_best).await {
             Ok(checkpoint) => {
                 let key = checkpoint.key.clone();
                 report(Ok(checkpoint));
                 sweep(writer).await;
-                return Ok(key);
+                return Some(key);
             }
-            Err(error) if attempt >= LAST_ATTEMPTS => return Err(error),
             Err(error) => report(Err(error)),
         }
+        if desk.is_closed() {
+            return None;
+        }
         tokio::time::sleep(pause).await;
-        attempt += 1;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -10,7 +10,7 @@ fn a_coordinator_and_a_worker_of_their_own_do_a_job() {
     cluster.worker(2, &["--device", "cpu"]);
     let status = cluster.run(&tiny_cb(&data, ""), &[]);
     assert_eq!(status["world"], 0, "the group is gone when the job is done");
-    assert!(cluster.folder.path().join("elsewhere/jobs").exists());
+    assert!(cluster.store().join("jobs").exists());
     let log = std::fs::read_to_string(cluster.folder.path().join("daemon.log")).unwrap();
     for line in log.lines() {
         let line: serde_json::Value = serde_json::from_str(line).unwrap();

@@ -1,6 +1,7 @@
 //! Starts the real binaries in a folder of their own, on any free port, and stops them again.
 
 use serde_json::Value;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -82,6 +83,17 @@ pub(crate) fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Runs a command that ends by itself, within the deadline.
+pub(crate) fn ends(command: &mut Command) -> Output {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Process(piped.spawn().unwrap());
+    let status = poll("the command's end", || process.0.try_wait().unwrap());
+    let mut output = Output { status, stdout: Vec::new(), stderr: Vec::new() };
+    process.0.stdout.take().unwrap().read_to_end(&mut output.stdout).unwrap();
+    process.0.stderr.take().unwrap().read_to_end(&mut output.stderr).unwrap();
+    output
+}
+
 /// A process that is killed when the test is over.
 pub(crate) struct Process(Child);
 
@@ -105,6 +117,7 @@ pub(crate) struct Cluster {
     pub(crate) daemon: Option<Process>,
     pub(crate) workers: Vec<Process>,
     program: PathBuf,
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Cluster {
@@ -115,23 +128,40 @@ impl Cluster {
 
     /// The same with another build of the daemon.
     pub(crate) fn of(program: &str, workers: u32, threads: u32) -> Self {
-        let mut cluster = Self {
-            folder: tempfile::tempdir().unwrap(),
-            daemon: None,
-            workers: Vec::new(),
-            program: binary(program),
-        };
+        let mut cluster = Self::new(program);
         cluster.serve(workers, threads, "127.0.0.1:0");
         cluster.has_workers(workers as usize);
         cluster
     }
 
+    /// A folder for a cluster, of which nothing runs yet.
+    pub(crate) fn new(program: &str) -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            daemon: None,
+            workers: Vec::new(),
+            program: binary(program),
+            environment: Vec::new(),
+        }
+    }
+
+    /// Sets a variable for every daemon that is started from now on.
+    pub(crate) fn set(&mut self, name: &'static str, value: PathBuf) {
+        self.environment.push((name, value));
+    }
+
     /// Starts the coordinator's process, again where it was killed.
     pub(crate) fn serve(&mut self, workers: u32, threads: u32, listen: &str) {
-        let place = self.state().join("address");
-        drop(std::fs::remove_file(&place));
+        let child = self.local(workers, threads, listen).spawn().unwrap();
+        self.daemon = Some(Process(child));
+        self.listens();
+    }
+
+    /// The command that starts `ptv2d local`.
+    pub(crate) fn local(&self, workers: u32, threads: u32, listen: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["local", "--workers", &workers.to_string(), "--threads", &threads.to_string()])
             .args(["--listen", listen])
             .arg("--state")
@@ -145,7 +175,12 @@ impl Cluster {
         if let Some(data) = superglue() {
             command.arg("--allow").arg(data);
         }
-        self.daemon = Some(Process(command.spawn().unwrap()));
+        drop(std::fs::remove_file(self.state().join("address")));
+        command
+    }
+
+    fn listens(&self) {
+        let place = self.state().join("address");
         poll("the coordinator", || {
             std::fs::read_to_string(&place).ok().filter(|url| url.ends_with('\n'))
         });
@@ -153,31 +188,29 @@ impl Cluster {
 
     /// A coordinator alone, by its configuration file.
     pub(crate) fn by_file(data: &Path) -> Self {
-        let mut cluster = Self {
-            folder: tempfile::tempdir().unwrap(),
-            daemon: None,
-            workers: Vec::new(),
-            program: binary("ptv2d"),
-        };
-        let (state, store) = (cluster.state(), cluster.folder.path().join("elsewhere"));
+        let mut cluster = Self::new("ptv2d");
+        cluster.serve_by_file(data);
+        cluster
+    }
+
+    /// Starts a coordinator alone, by a configuration file, with its store beside its state.
+    pub(crate) fn serve_by_file(&mut self, data: &Path) {
+        let (state, store) = (self.state(), self.store());
         let config = format!(
             "listen = \"127.0.0.1:0\"\nstate = {state:?}\nstore = \"file://{}\"\n\
              roots = [{data:?}, {:?}]\n[limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
             store.display(),
             root()
         );
-        let file = cluster.file("coordinator.toml", &config);
-        let child = Command::new(&cluster.program)
+        let file = self.file("coordinator.toml", &config);
+        let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
-            .stderr(cluster.log("daemon.log"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stderr(self.log("daemon.log"))
             .spawn()
             .unwrap();
-        cluster.daemon = Some(Process(child));
-        let place = state.join("address");
-        poll("the coordinator", || {
-            std::fs::read_to_string(&place).ok().filter(|url| url.ends_with('\n'))
-        });
-        cluster
+        self.daemon = Some(Process(child));
+        self.listens();
     }
 
     /// Starts one worker beside the coordinator.
@@ -188,6 +221,7 @@ impl Cluster {
             .arg("--token-file")
             .arg(self.state().join("worker-token"))
             .args(more)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(self.log(&format!("worker-{number}.log")))
             .spawn()
             .unwrap();
@@ -207,6 +241,11 @@ impl Cluster {
 
     pub(crate) fn state(&self) -> PathBuf {
         self.folder.path().join("state")
+    }
+
+    /// The store of a coordinator that was started by a file.
+    pub(crate) fn store(&self) -> PathBuf {
+        self.folder.path().join("elsewhere")
     }
 
     pub(crate) fn url(&self) -> String {

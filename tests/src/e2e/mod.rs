@@ -2,7 +2,9 @@
 
 mod adapter;
 mod client;
+mod clock;
 mod daemon;
+mod disks;
 mod harness;
 mod install;
 mod one_hash;

@@ -33,7 +33,8 @@ pub(super) async fn submit(
     getrandom::fill(&mut random)
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
     let id = JobId::from_random(random);
-    let check = move || accept::accept(spec, &roots, &hashes, id, clock::unix_ms());
+    let now = clock::millis(edge.clock.elapsed());
+    let check = move || accept::accept(spec, &roots, &hashes, id, now);
     let mut record = checked(check).await?;
     if let Some(key) = request.idempotency_key {
         match idempotency::claim(&edge.store, &key, &record).await {

@@ -16,6 +16,7 @@ pub use auth::Tokens;
 use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
 use super::journal::Journal;
+use crate::clock::Steady;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
@@ -33,6 +34,8 @@ const LONGEST_BODY: usize = 1 << 20;
 pub struct Edge {
     /// Ways into the driver.
     pub doors: Doors,
+    /// The time that decisions are made by.
+    pub clock: Steady,
     /// Events, logs and metrics.
     pub journal: Journal,
     /// The artifact store.
