@@ -5,7 +5,7 @@ mod client;
 mod clock;
 mod daemon;
 mod disks;
-mod harness;
+pub(crate) mod harness;
 mod install;
 mod one_hash;
 mod real_data;
