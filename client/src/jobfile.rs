@@ -133,7 +133,12 @@ fn build(
 fn parse(text: &str, place: &str) -> Result<Draft, Failure> {
     let refused = |what: String, line: Option<usize>| {
         let place = line.map_or_else(|| place.to_owned(), |line| format!("{place}, line {line}"));
-        Failure::refused(Explained::new(what).at(place))
+        let error = Explained::new(what).at(place);
+        Failure::refused(
+            error
+                .expected("one table of keys, in TOML or JSON")
+                .hint("`ptv2ctl init TASK` writes a job file to begin with"),
+        )
     };
     if place.ends_with(".json") || text.trim_start().starts_with('{') {
         let value: Value = serde_json::from_str(text).map_err(|error| {

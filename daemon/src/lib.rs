@@ -2,6 +2,7 @@
 
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
+pub mod backbone;
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;

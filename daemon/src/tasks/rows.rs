@@ -70,16 +70,21 @@ pub fn parse(
         } else if let Some(blank) = blank {
             return Err(Explained::new("the line is blank, and rows follow it")
                 .at(blank)
-                .expected("one JSON object a line"));
+                .expected("one JSON object a line")
+                .hint("remove the line, or end the file before it"));
         } else {
-            let example = row(line, task, labels).map_err(|error| error.at(place()))?;
+            let example = row(line, task, labels).map_err(|error| {
+                let error = error.at(place());
+                if error.hint.is_some() { error } else { error.hint("mend the line, or remove it") }
+            })?;
             examples.push(example);
         }
     }
     if examples.is_empty() {
         return Err(Explained::new("the split holds no rows")
             .at(path.display().to_string())
-            .expected("one JSON object a line, at least one"));
+            .expected("one JSON object a line, at least one")
+            .hint("look whether the file was copied as a whole"));
     }
     Ok(examples)
 }

@@ -41,7 +41,6 @@ impl Setting {
         let multiple_choice = job.choices > 1;
         let outputs = if multiple_choice { 1 } else { job.labels.len() };
         let config = &backbone.config;
-        let size = |value: i64| usize::try_from(value).unwrap_or(0);
         let prefix = method.prefix_length();
         let hidden = method.hidden_dropout_prob;
         Self {
@@ -57,8 +56,8 @@ impl Setting {
             seed: job.spec.training.seed,
             layout: Layout::new(
                 prefix as usize,
-                size(config.num_hidden_layers),
-                size(config.hidden_size),
+                config.num_hidden_layers as usize,
+                config.hidden_size as usize,
                 outputs,
             ),
             #[cfg(feature = "dropout-keyed-by-rank")]
@@ -190,8 +189,8 @@ impl Network {
             Some(table) => prefix::keys(
                 &tuned.all[table],
                 inputs.ids.size()[0],
-                config.num_hidden_layers,
-                config.num_attention_heads,
+                i64::from(config.num_hidden_layers),
+                i64::from(config.num_attention_heads),
                 dropout,
             )?,
             None => Vec::new(),

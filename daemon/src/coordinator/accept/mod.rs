@@ -2,7 +2,7 @@
 //!
 //! Everything here reads files, so callers run it on a blocking thread.
 
-pub mod backbone;
+mod backbone;
 mod hashes;
 mod roots;
 #[cfg(test)]
@@ -11,6 +11,7 @@ pub(crate) mod tests;
 pub use hashes::HashCache;
 pub use roots::Roots;
 
+use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS};
 use crate::checkpoint::peft;
 use crate::numerics::state::{Layout, PREFIX_TABLE};
 use crate::tasks::rows::{self, Labels};
@@ -44,9 +45,9 @@ pub fn accept(
     let config = &resolved.backbone.config;
     let backbone = PinnedBackbone {
         directory: resolved.spec.backbone.path.clone(),
-        config_sha256: pin(backbone::CONFIG)?,
-        weights_sha256: pin(backbone::WEIGHTS)?,
-        tokenizer_sha256: pin(backbone::TOKENIZER)?,
+        config_sha256: pin(CONFIG)?,
+        weights_sha256: pin(WEIGHTS)?,
+        tokenizer_sha256: pin(TOKENIZER)?,
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
@@ -108,7 +109,7 @@ impl Resolved {
             backbone::check_adapter(roots, &adapter)?;
             spec.init.adapter = Some(roots::text(&adapter)?);
         }
-        let backbone = Backbone::open(roots, directory)?;
+        let backbone = Backbone::open(roots, directory, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
         let rows = |split, limit| count_rows(roots, &data, task, split, limit);
         let train_rows = rows("train", spec.data.max_train_rows)?;
@@ -116,7 +117,11 @@ impl Resolved {
         spec.data.root = roots::text(&data)?;
         spec.backbone.path = roots::text(&backbone.directory)?;
         spec.training.slices = Some(spec.training.slice_count());
-        let plan = compute(&spec, task, &backbone.config, [train_rows, val_rows]);
+        let layout = layout(&spec, task, &backbone.config);
+        if let Some(adapter) = &spec.init.adapter {
+            peft::import(Path::new(adapter), &layout, None)?;
+        }
+        let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
         Ok(Self { spec, spec_sha256: storage::sha256(&canonical), task, backbone, plan })
     }
 }
@@ -168,15 +173,18 @@ fn count_rows(
     rows::parse(&bytes, &file, task, Labels::Needed, limit).map(|rows| rows.len() as u64)
 }
 
-fn compute(spec: &JobSpec, task: &dyn Task, config: &backbone::Config, rows: [u64; 2]) -> Plan {
-    let [train_rows, val_rows] = rows;
-    let prefix = spec.method.prefix_length();
-    let layout = Layout::new(
-        prefix as usize,
+/// What the job tunes.
+fn layout(spec: &JobSpec, task: &dyn Task, config: &Config) -> Layout {
+    Layout::new(
+        spec.method.prefix_length() as usize,
         config.num_hidden_layers as usize,
         config.hidden_size as usize,
         task.head_outputs() as usize,
-    );
+    )
+}
+
+fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> Plan {
+    let [train_rows, val_rows] = rows;
     let trainable = layout.len() as u64;
     let steps_per_epoch = train_rows.div_ceil(u64::from(spec.training.batch_size));
     let epochs = u64::from(spec.training.epochs.unwrap_or(0));
@@ -190,7 +198,7 @@ fn compute(spec: &JobSpec, task: &dyn Task, config: &backbone::Config, rows: [u6
         prefix_parameters: layout.tensor(PREFIX_TABLE).map_or(0, |table| table.range.len() as u64),
         gradient_bytes: 4 * trainable,
         checkpoint_bytes: 3 * 4 * trainable,
-        positions_used: prefix + spec.data.max_seq_length,
+        positions_used: spec.method.prefix_length() + spec.data.max_seq_length,
         positions_available: config.max_position_embeddings,
     }
 }

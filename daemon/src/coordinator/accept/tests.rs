@@ -64,7 +64,7 @@ fn goldens() -> PathBuf {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    for name in [backbone::CONFIG, backbone::WEIGHTS, backbone::TOKENIZER] {
+    for name in [CONFIG, WEIGHTS, TOKENIZER] {
         fs::copy(from.join(name), to.join(name)).unwrap();
     }
 }

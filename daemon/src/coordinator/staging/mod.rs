@@ -5,7 +5,7 @@
 mod tests;
 mod tokenize;
 
-use crate::coordinator::accept::backbone::{self, Config};
+use crate::backbone::{CONFIG, Config, TOKENIZER};
 use crate::features::{self, Chunk, Manifest, ROWS_OF_A_CHUNK, Rows};
 use crate::tasks::rows::Labels;
 use crate::tasks::{self, Task, metrics, rows};
@@ -16,7 +16,7 @@ use ptv2_common::storage::{self, Put, Store};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tokenize::Encoder;
+pub(in crate::coordinator) use tokenize::Encoder;
 
 const TRAIN: &str = "train";
 const VAL: &str = "val";
@@ -156,8 +156,8 @@ impl Inputs {
         let (train, val) = (split(TRAIN)?, split(VAL)?);
         let pins = &record.backbone;
         let file = |name: &str, pinned: &str| Loaded::pinned(&pins.directory, name, pinned);
-        let tokenizer = file(backbone::TOKENIZER, &pins.tokenizer_sha256)?;
-        let config = file(backbone::CONFIG, &pins.config_sha256)?;
+        let tokenizer = file(TOKENIZER, &pins.tokenizer_sha256)?;
+        let config = file(CONFIG, &pins.config_sha256)?;
         let vocab_size = Config::parse(&config.bytes)
             .map_err(|error| error.at(config.path.display().to_string()))?
             .vocab_size;

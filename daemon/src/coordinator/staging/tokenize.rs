@@ -3,6 +3,7 @@
 use crate::features::{Rows, Sequence};
 use crate::tasks::{Example, Pair};
 use ptv2_common::error::Explained;
+use std::path::Path;
 use tokenizers::{
     EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
     TruncationStrategy,
@@ -12,7 +13,7 @@ use tokenizers::{
 pub(super) const LIBRARY_VERSION: &str = "0.22.2";
 
 /// A tokenizer, set to a job's longest sequence.
-pub(super) struct Encoder {
+pub(in crate::coordinator) struct Encoder {
     tokenizer: Tokenizer,
     vocab_size: u32,
     /// Its file, for people.
@@ -20,6 +21,22 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
+    /// Reads a `tokenizer.json` from its file.
+    ///
+    /// # Errors
+    /// As [`Encoder::new`].
+    pub(in crate::coordinator) fn read(
+        path: &Path,
+        vocab_size: u32,
+        max_seq_length: u32,
+    ) -> Result<Self, Explained> {
+        let place = path.display().to_string();
+        let bytes = std::fs::read(path).map_err(|error| {
+            Explained::new(format!("the tokenizer cannot be read: {error}")).at(&place)
+        })?;
+        Self::new(&bytes, place, vocab_size, max_seq_length)
+    }
+
     /// Reads a `tokenizer.json`. The file's own padding and truncation are replaced: none, and
     /// longest-first to `max_seq_length`, special tokens included.
     pub(super) fn new(
@@ -30,7 +47,10 @@ impl Encoder {
     ) -> Result<Self, Explained> {
         let at = |error: Explained| error.at(&place);
         let failed = |error: tokenizers::Error| {
-            at(Explained::from_error(error.as_ref())).expected("a tokenizer.json of Hugging Face")
+            let what = format!("the tokenizer cannot be used: {error}");
+            at(Explained::new(what))
+                .expected("a tokenizer.json of Hugging Face")
+                .hint("download the backbone again")
         };
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(failed)?;
         let max_length = max_seq_length as usize;
@@ -42,6 +62,16 @@ impl Encoder {
                 "the tokenizer adds {added} special tokens, and sequences hold {max_length}"
             )))
             .hint("raise `data.max_seq_length`"));
+        }
+        let words = tokenizer.get_vocab(true);
+        if let Some((word, id)) = words.iter().max_by_key(|(word, id)| (**id, *word))
+            && *id >= vocab_size
+        {
+            return Err(foreign(
+                &place,
+                &format!("its last is {word:?}, with the id {id}"),
+                vocab_size,
+            ));
         }
         let truncation = TruncationParams {
             direction: TruncationDirection::Right,
@@ -80,18 +110,27 @@ impl Encoder {
     fn sequence(&self, encoding: &Encoding) -> Result<(Vec<u32>, Vec<u8>), Explained> {
         let largest = encoding.get_ids().iter().copied().max().unwrap_or(0);
         if largest >= self.vocab_size {
-            return Err(Explained::new(format!(
-                "the tokenizer gives the token id {largest}, but the backbone knows {} words",
-                self.vocab_size
-            ))
-            .at(&self.place)
-            .expected(format!("ids below {}, the `vocab_size` in config.json", self.vocab_size))
-            .hint("take tokenizer.json and model.safetensors from the same model"));
+            return Err(foreign(
+                &self.place,
+                &format!("it gives the id {largest}"),
+                self.vocab_size,
+            ));
         }
         let types = encoding.get_type_ids().iter().map(|kind| u8::try_from(*kind)).collect();
         let types: Vec<u8> = types_or_refused(types, &self.place)?;
         Ok((encoding.get_ids().to_vec(), types))
     }
+}
+
+/// A tokenizer that is of another model.
+fn foreign(place: &str, found: &str, vocab_size: u32) -> Explained {
+    Explained::new(format!(
+        "the tokenizer knows words that the backbone does not: {found}, and the backbone has \
+         {vocab_size} words"
+    ))
+    .at(place)
+    .expected(format!("ids below {vocab_size}, the `vocab_size` in config.json"))
+    .hint("take tokenizer.json and model.safetensors from the same model")
 }
 
 fn types_or_refused(
@@ -141,12 +180,9 @@ mod tests {
 
     #[test]
     fn a_tokenizer_of_another_model_is_refused() {
-        let encoder = Encoder::new(TOKENIZER, "/m/tokenizer.json".into(), 5, 16).unwrap();
-        let pairs = vec![("a cat".to_owned(), None)];
-        let example = Example { pairs, label: Some(0), idx: 0 };
-        let error = encoder.rows(&[example]).unwrap_err();
+        let error = Encoder::new(TOKENIZER, "/m/tokenizer.json".into(), 5, 16).err().unwrap();
         assert_eq!(error.place.as_deref(), Some("/m/tokenizer.json"));
-        assert!(error.what.contains("id 34, but the backbone knows 5"), "{}", error.what);
+        assert!(error.what.contains("the backbone has 5 words"), "{}", error.what);
         assert!(Encoder::new(b"{}", "t".into(), 5, 16).is_err());
         assert!(Encoder::new(TOKENIZER, "t".into(), 5, 3).is_err(), "only special tokens fit");
     }

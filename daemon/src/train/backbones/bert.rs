@@ -1,85 +1,14 @@
 //! BERT: embeddings, L layers of attention and feed-forward with the norm after, and the pooler.
 
 use super::weights::{WeightFile, Weights};
+use crate::backbone::Config;
 use crate::train::Result;
 use crate::train::attention::{self, Keys};
 use crate::train::batch::Inputs;
 use crate::train::dropout::{Dropout, Site};
 use ptv2_common::error::Explained;
-use serde::Deserialize;
 use std::path::Path;
 use tch::{Kind, Tensor};
-
-/// What `config.json` says of a BERT, as far as the forward pass needs it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct BertConfig {
-    /// Hidden size H.
-    pub hidden_size: i64,
-    /// Layers L.
-    pub num_hidden_layers: i64,
-    /// Heads h.
-    pub num_attention_heads: i64,
-    /// Inner size of the feed-forward part.
-    pub intermediate_size: i64,
-    /// Rows of the word table.
-    pub vocab_size: i64,
-    /// Rows of the position table.
-    pub max_position_embeddings: i64,
-    /// Rows of the token type table.
-    #[serde(default = "two")]
-    pub type_vocab_size: i64,
-    /// Added to variances in the norms.
-    #[serde(default = "default_layer_norm_eps")]
-    pub layer_norm_eps: f64,
-    /// Activation of the feed-forward part.
-    #[serde(default = "gelu")]
-    pub hidden_act: String,
-    /// The backbone's own dropout of attention probabilities.
-    #[serde(default = "default_dropout")]
-    pub attention_probs_dropout_prob: f64,
-}
-
-fn two() -> i64 {
-    2
-}
-fn default_layer_norm_eps() -> f64 {
-    1e-12
-}
-fn gelu() -> String {
-    "gelu".into()
-}
-fn default_dropout() -> f64 {
-    0.1
-}
-
-impl BertConfig {
-    /// Reads `config.json` of a Hugging Face directory.
-    ///
-    /// # Errors
-    /// When it cannot be read, or asks for an activation that this build does not have.
-    pub fn read(directory: &Path) -> std::result::Result<Self, Explained> {
-        let path = directory.join("config.json");
-        let at = |error: Explained| error.at(path.display().to_string());
-        let text = std::fs::read(&path).map_err(|error| {
-            at(Explained::new(format!("the backbone's configuration cannot be read: {error}")))
-        })?;
-        let config: Self = serde_json::from_slice(&text).map_err(|error| {
-            at(Explained::new(format!("the backbone's configuration is refused: {error}")))
-        })?;
-        if config.hidden_act != "gelu" && config.hidden_act != "relu" {
-            return Err(at(Explained::new(format!("`hidden_act` is {:?}", config.hidden_act)))
-                .expected("\"gelu\" or \"relu\""));
-        }
-        let heads = config.num_attention_heads;
-        if heads < 1 || config.hidden_size % heads != 0 {
-            return Err(at(Explained::new(format!(
-                "`hidden_size` {} is no multiple of `num_attention_heads` {heads}",
-                config.hidden_size
-            ))));
-        }
-        Ok(config)
-    }
-}
 
 struct Linear {
     weight: Tensor,
@@ -87,15 +16,10 @@ struct Linear {
 }
 
 impl Linear {
-    fn take(
-        weights: &Weights<'_>,
-        name: &str,
-        inputs: i64,
-        outputs: i64,
-    ) -> std::result::Result<Self, Explained> {
+    fn take(weights: &Weights<'_>, name: &str) -> std::result::Result<Self, Explained> {
         Ok(Self {
-            weight: weights.take(&format!("{name}.weight"), &[outputs, inputs])?,
-            bias: weights.take(&format!("{name}.bias"), &[outputs])?,
+            weight: weights.take(&format!("{name}.weight"))?,
+            bias: weights.take(&format!("{name}.bias"))?,
         })
     }
 
@@ -118,11 +42,11 @@ impl Norm {
     fn take(
         weights: &Weights<'_>,
         name: &str,
-        config: &BertConfig,
+        config: &Config,
     ) -> std::result::Result<Self, Explained> {
         Ok(Self {
-            weight: weights.take(&format!("{name}.weight"), &[config.hidden_size])?,
-            bias: weights.take(&format!("{name}.bias"), &[config.hidden_size])?,
+            weight: weights.take(&format!("{name}.weight"))?,
+            bias: weights.take(&format!("{name}.bias"))?,
             epsilon: config.layer_norm_eps,
         })
     }
@@ -151,15 +75,13 @@ struct Layer {
 impl Layer {
     fn take(
         weights: &Weights<'_>,
-        index: i64,
-        config: &BertConfig,
+        index: u32,
+        config: &Config,
     ) -> std::result::Result<Self, Explained> {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
         let name = |tail: &str| format!("encoder.layer.{index}.{tail}");
-        let parts = ["query", "key", "value"].map(|part| {
-            Linear::take(weights, &name(&format!("attention.self.{part}")), hidden, hidden)
-        });
-        let [query, key, value] = parts;
+        let parts = ["query", "key", "value"];
+        let [query, key, value] =
+            parts.map(|part| Linear::take(weights, &name(&format!("attention.self.{part}"))));
         let (query, key, value) = (query?, key?, value?);
         let join = |tensors: [&Tensor; 3]| {
             Tensor::f_cat(&tensors, 0).map_err(|error| Explained::from_error(&error))
@@ -169,15 +91,10 @@ impl Layer {
                 weight: join([&query.weight, &key.weight, &value.weight])?,
                 bias: join([&query.bias, &key.bias, &value.bias])?,
             },
-            attention_output: Linear::take(
-                weights,
-                &name("attention.output.dense"),
-                hidden,
-                hidden,
-            )?,
+            attention_output: Linear::take(weights, &name("attention.output.dense"))?,
             attention_norm: Norm::take(weights, &name("attention.output.LayerNorm"), config)?,
-            inner: Linear::take(weights, &name("intermediate.dense"), hidden, wide)?,
-            outer: Linear::take(weights, &name("output.dense"), wide, hidden)?,
+            inner: Linear::take(weights, &name("intermediate.dense"))?,
+            outer: Linear::take(weights, &name("output.dense"))?,
             output_norm: Norm::take(weights, &name("output.LayerNorm"), config)?,
         })
     }
@@ -197,7 +114,7 @@ impl Layer {
 /// A frozen BERT. No tensor of it ever wants a gradient.
 pub struct Bert {
     /// Its configuration.
-    pub config: BertConfig,
+    pub config: Config,
     words: Tensor,
     positions: Tensor,
     types: Tensor,
@@ -212,22 +129,19 @@ impl Bert {
     /// # Errors
     /// Names the file, and the tensor with its expected and found shape.
     pub fn load(directory: &Path) -> std::result::Result<Self, Explained> {
-        let config = BertConfig::read(directory)?;
+        let config = Config::read(directory)?;
         let file = WeightFile::read(directory)?;
-        let weights = file.tensors()?;
-        let hidden = config.hidden_size;
-        let table = |name: &str, rows: i64| {
-            weights.take(&format!("embeddings.{name}_embeddings.weight"), &[rows, hidden])
-        };
+        let weights = file.tensors(&config)?;
+        let table = |name: &str| weights.take(&format!("embeddings.{name}_embeddings.weight"));
         Ok(Self {
-            words: table("word", config.vocab_size)?,
-            positions: table("position", config.max_position_embeddings)?,
-            types: table("token_type", config.type_vocab_size)?,
+            words: table("word")?,
+            positions: table("position")?,
+            types: table("token_type")?,
             embedding_norm: Norm::take(&weights, "embeddings.LayerNorm", &config)?,
             layers: (0..config.num_hidden_layers)
                 .map(|index| Layer::take(&weights, index, &config))
                 .collect::<std::result::Result<_, _>>()?,
-            pooler: Linear::take(&weights, "pooler.dense", hidden, hidden)?,
+            pooler: Linear::take(&weights, "pooler.dense")?,
             config,
         })
     }
@@ -282,7 +196,7 @@ impl Bert {
         dropout: &Dropout,
     ) -> Result<Tensor> {
         let mixed = layer.attention_input.apply(hidden)?; // [B, S, 3H]
-        let heads = self.config.num_attention_heads;
+        let heads = i64::from(self.config.num_attention_heads);
         let context = attention::attend(&mixed, heads, &inputs.mask, prefix, |probabilities| {
             dropout.apply(probabilities, Site::Attention(index))
         })?;

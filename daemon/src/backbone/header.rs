@@ -1,0 +1,197 @@
+//! The header of a safetensors file: names, shapes and numbers of its tensors, without their values.
+
+use super::Shapes;
+use ptv2_common::error::Explained;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// What weights may be stored as.
+const NUMBERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
+/// Bytes before the header, which hold its length, little-endian.
+const LENGTH_BYTES: u64 = 8;
+/// Bytes of a header at most: the format's own bound.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// What a weight file says of its tensors.
+pub struct Header {
+    path: PathBuf,
+    tensors: Metadata,
+    /// What stands before each name.
+    prefix: &'static str,
+}
+
+/// A tensor that is as it should be.
+pub struct Found<'a> {
+    /// Its name in the file.
+    pub name: String,
+    /// Its numbers and place.
+    pub info: &'a TensorInfo,
+}
+
+impl Header {
+    /// Reads the header of a file, and that the file is as long as it says.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no safetensors file, or is cut off: with both lengths.
+    pub fn read(path: &Path) -> Result<Self, Explained> {
+        let failed = |error: std::io::Error| {
+            Explained::new(format!("the weights cannot be read: {error}"))
+                .at(path.display().to_string())
+        };
+        let file = File::open(path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Self::parse(path, file, bytes)
+    }
+
+    /// The same of a reader that gives so many bytes.
+    ///
+    /// # Errors
+    /// As [`Header::read`].
+    pub fn parse(path: &Path, mut file: impl Read, bytes: u64) -> Result<Self, Explained> {
+        let refused = |what: String| {
+            Explained::new(what)
+                .at(path.display().to_string())
+                .expected("a whole safetensors file")
+                .hint("download the backbone again, or convert it by `save_pretrained`")
+        };
+        let mut length = 0_u64.to_le_bytes();
+        let mut read = |buffer: &mut [u8]| {
+            file.read_exact(buffer)
+                .map_err(|error| refused(format!("the weights' header cannot be read: {error}")))
+        };
+        read(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > HEADER_BYTES_MAX {
+            let what = format!("the weights' header would have {length} bytes");
+            return Err(refused(what).expected(format!(
+                "a safetensors file, whose header has {HEADER_BYTES_MAX} bytes at most"
+            )));
+        }
+        let cut_off = |whole: u64| {
+            refused(format!("the weights are cut off: the file has {bytes} bytes"))
+                .expected(format!("{whole} bytes, as its header says"))
+        };
+        if LENGTH_BYTES + length > bytes {
+            return Err(cut_off(LENGTH_BYTES + length).expected(format!(
+                "more than {} bytes, which its header alone takes",
+                LENGTH_BYTES + length
+            )));
+        }
+        let mut header = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
+        read(&mut header)?;
+        let tensors: Metadata = serde_json::from_slice(&header)
+            .map_err(|error| refused(format!("the weights' header cannot be read: {error}")))?;
+        let whole = LENGTH_BYTES + length + tensors.data_len() as u64;
+        if whole != bytes {
+            return Err(cut_off(whole));
+        }
+        let named = tensors.tensors().keys().any(|name| name.starts_with("bert."));
+        Ok(Self { path: path.into(), prefix: if named { "bert." } else { "" }, tensors })
+    }
+
+    /// Checks every tensor of a list.
+    ///
+    /// # Errors
+    /// Those of [`Header::find`].
+    pub fn check(&self, shapes: &Shapes) -> Result<(), Explained> {
+        shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    }
+
+    /// One tensor, named without `bert.`, of the shape that the configuration implies.
+    ///
+    /// # Errors
+    /// Names the tensor, with the expected and the found shape.
+    pub fn find(&self, name: &str, shape: &[usize]) -> Result<Found<'_>, Explained> {
+        let name = self.name_in_file(name);
+        let refused = |what: String| {
+            Explained::new(what)
+                .at(self.path.display().to_string())
+                .expected(format!("shape {shape:?}, which config.json implies"))
+                .hint("config.json and model.safetensors must belong to one model")
+        };
+        let Some(info) = self.tensors.info(&name) else {
+            return Err(refused(format!("tensor `{name}` is missing")));
+        };
+        if info.shape != shape {
+            return Err(refused(format!("tensor `{name}` has shape {:?}", info.shape)));
+        }
+        if !NUMBERS.contains(&info.dtype) {
+            return Err(refused(format!("tensor `{name}` holds {:?} numbers", info.dtype))
+                .expected("F32, F16 or BF16")
+                .hint("save the model in one of these"));
+        }
+        Ok(Found { name, info })
+    }
+
+    /// Old conversions from TensorFlow name the norms' tensors `gamma` and `beta`.
+    fn name_in_file(&self, name: &str) -> String {
+        let full = format!("{}{name}", self.prefix);
+        let legacy = full
+            .replace("LayerNorm.weight", "LayerNorm.gamma")
+            .replace("LayerNorm.bias", "LayerNorm.beta");
+        let is_legacy = self.tensors.info(&full).is_none() && self.tensors.info(&legacy).is_some();
+        if is_legacy { legacy } else { full }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbone::{Config, shapes};
+    use serde_json::json;
+
+    fn file(header: &serde_json::Value, data: usize) -> Vec<u8> {
+        let header = header.to_string().into_bytes();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend(vec![0; data]);
+        bytes
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Header, Explained> {
+        Header::parse(Path::new("w"), bytes, bytes.len() as u64)
+    }
+
+    #[test]
+    fn goldens_have_every_tensor_however_they_are_named() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert-tiny");
+        for name in ["backbone", "backbone-bare", "backbone-legacy"] {
+            let folder = goldens.join(name);
+            let shapes = shapes(&Config::read(&folder).unwrap());
+            // Three tables and a norm; sixteen tensors a layer; the pooler.
+            assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
+            Header::read(&folder.join("model.safetensors")).unwrap().check(&shapes).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_says_both_lengths() {
+        let whole = file(&json!({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}), 8);
+        assert!(parse(&whole).unwrap().find("a", &[2]).is_ok());
+        for cut in [0, 7, 8, 20, whole.len() - 1] {
+            let error = parse(&whole[..cut]).err().unwrap();
+            assert!(error.expected.is_some() && error.hint.is_some(), "{cut}: {error:?}");
+        }
+        let error = parse(&whole[..whole.len() - 1]).err().unwrap();
+        assert!(error.what.contains(&format!("{} bytes", whole.len() - 1)), "{error}");
+        assert!(error.expected.unwrap().contains(&format!("{} bytes", whole.len())));
+        let mut huge = whole;
+        huge[7] = 1;
+        assert!(parse(&huge).err().unwrap().what.contains("would have"));
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_fit_is_named() {
+        let info = |dtype: &str| json!({"dtype": dtype, "shape": [2], "data_offsets": [0, 8]});
+        let header = parse(&file(&json!({"bert.a": info("F32")}), 8)).unwrap();
+        let error = header.find("a", &[3]).err().unwrap();
+        assert_eq!(error.what, "tensor `bert.a` has shape [2]");
+        assert_eq!(error.expected.unwrap(), "shape [3], which config.json implies");
+        assert_eq!(header.find("b", &[3]).err().unwrap().what, "tensor `bert.b` is missing");
+        let header = parse(&file(&json!({"a": info("I32")}), 8)).unwrap();
+        assert!(header.find("a", &[2]).err().unwrap().what.contains("I32"));
+    }
+}
