@@ -1,6 +1,7 @@
 //! The real binaries, as people and schedulers use them.
 
 mod adapter;
+mod bad_moments;
 mod client;
 mod clock;
 mod daemon;
