@@ -31,14 +31,17 @@ const LONGEST_DELAY: Duration = Duration::from_secs(3);
 pub(crate) struct Api {
     client: reqwest::Client,
     base: Url,
+    token_file: PathBuf,
 }
 
 impl Api {
     /// Prepares requests; nothing is sent yet.
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         let base = parse_base(&global.coordinator)?;
+        let token_file = global.token_file.clone();
+        let token_file = token_file.unwrap_or_else(|| PathBuf::from(DEFAULT_TOKEN_FILE));
         let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, read_token(global.token_file.as_deref())?);
+        headers.insert(AUTHORIZATION, read_token(&token_file)?);
         let mut builder = reqwest::Client::builder()
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -51,7 +54,7 @@ impl Api {
         let client = builder
             .build()
             .map_err(|error| Failure::new(Kind::BadAnswer, Explained::from_error(&error)))?;
-        Ok(Self { client, base })
+        Ok(Self { client, base, token_file })
     }
 
     /// Gets and decodes an answer.
@@ -66,7 +69,7 @@ impl Api {
         query: &[(&str, String)],
     ) -> Result<T, Failure> {
         let request = self.request(Method::GET, path)?.query(query).timeout(ANSWER_TIMEOUT);
-        decode(accept(request).await?).await
+        decode(self.accept(request).await?).await
     }
 
     /// Posts a body, which may be checked at length, and decodes the answer.
@@ -76,12 +79,12 @@ impl Api {
         body: &impl Serialize,
     ) -> Result<T, Failure> {
         let request = self.request(Method::POST, path)?.json(body).timeout(SUBMIT_TIMEOUT);
-        decode(accept(request).await?).await
+        decode(self.accept(request).await?).await
     }
 
     /// Posts nothing and leaves the answer to the caller.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Response, Failure> {
-        accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
+        self.accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
     }
 
     /// Gets an answer that comes in parts, after the event that was seen last.
@@ -94,11 +97,27 @@ impl Api {
         if let Some(seq) = after {
             request = request.header("last-event-id", seq.to_string());
         }
-        accept(request).await
+        self.accept(request).await
     }
 
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, Failure> {
         Ok(self.client.request(method, address(&self.base, path)?))
+    }
+
+    async fn accept(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let answer = request.send().await.map_err(|error| unreachable(&error))?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let url = answer.url().to_string();
+        let body = answer.bytes().await.unwrap_or_default();
+        let mut failure = Failure::of_answer(status.as_u16(), &body, &url);
+        if failure.kind == Kind::NotPermitted {
+            // The coordinator cannot know which file the token is from.
+            failure.error.place = Some(format!("{} at {url}", self.token_file.display()));
+        }
+        Err(failure)
     }
 }
 
@@ -127,12 +146,15 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
     }
     let mut explained = if error.is_connect() {
         Explained::new(format!("the coordinator is unreachable: {cause}"))
+            .expected("a coordinator that listens there")
             .hint("start one with `ptv2d local`, or name it by --coordinator (or PTV2_COORDINATOR)")
     } else {
-        Explained::new(format!("the coordinator's answer was lost: {cause}")).hint(
-            "what was asked may have been done all the same: see `ptv2ctl status`; a submit with \
-             --idempotency-key can be repeated safely",
-        )
+        Explained::new(format!("the coordinator's answer was lost: {cause}"))
+            .expected("an answer of a ptv2 coordinator, in time")
+            .hint(
+                "what was asked may have been done all the same: see `ptv2ctl status`; a submit \
+                 with --idempotency-key can be repeated safely",
+            )
     };
     explained.place = error.url().map(ToString::to_string);
     Failure::new(Kind::Unreachable, explained)
@@ -201,17 +223,6 @@ impl Patience {
     }
 }
 
-async fn accept(request: RequestBuilder) -> Result<Response, Failure> {
-    let answer = request.send().await.map_err(|error| unreachable(&error))?;
-    let status = answer.status();
-    if status.is_success() {
-        return Ok(answer);
-    }
-    let url = answer.url().to_string();
-    let body = answer.bytes().await.unwrap_or_default();
-    Err(Failure::of_answer(status.as_u16(), &body, &url))
-}
-
 fn parse_base(text: &str) -> Result<Url, Failure> {
     let refused = |why: String| {
         let error = Explained::new(format!("`{text}` is no coordinator's address: {why}"))
@@ -244,16 +255,18 @@ fn address(base: &Url, path: &[&str]) -> Result<Url, Failure> {
     Ok(url)
 }
 
-fn read_token(file: Option<&Path>) -> Result<HeaderValue, Failure> {
-    let file = file.map_or_else(|| PathBuf::from(DEFAULT_TOKEN_FILE), Path::to_owned);
+fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
     let refused = |what: String| {
-        let error = Explained::new(what).at(file.display().to_string()).hint(
-            "set PTV2_TOKEN_FILE to the coordinator's token file, or go to the folder that \
-             `ptv2d local` was started in: there it is `.ptv2/token`",
-        );
+        let error = Explained::new(what)
+            .at(file.display().to_string())
+            .expected("a file that holds the coordinator's token")
+            .hint(
+                "set PTV2_TOKEN_FILE to the coordinator's token file, or go to the folder that \
+                 `ptv2d local` was started in: there it is `.ptv2/token`",
+            );
         Failure::new(Kind::NotPermitted, error)
     };
-    let text = std::fs::read_to_string(&file)
+    let text = std::fs::read_to_string(file)
         .map_err(|error| refused(format!("the token file cannot be read: {error}")))?;
     if text.trim().is_empty() {
         return Err(refused("the token file is empty".into()));
@@ -296,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_missing_token_says_where_it_is_looked_for() {
-        let failure = read_token(Some(Path::new("/nowhere/token"))).unwrap_err();
+        let failure = read_token(Path::new("/nowhere/token")).unwrap_err();
         assert_eq!(failure.kind.exit_code(), 6);
         let message = failure.message();
         assert!(message.contains("PTV2_TOKEN_FILE") && message.contains(".ptv2/token"));
@@ -307,9 +320,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "abc\n").unwrap();
-        assert_eq!(read_token(Some(&file)).unwrap().to_str().unwrap(), "Bearer abc");
+        assert_eq!(read_token(&file).unwrap().to_str().unwrap(), "Bearer abc");
         std::fs::write(&file, " \n").unwrap();
-        assert_eq!(read_token(Some(&file)).unwrap_err().kind, Kind::NotPermitted);
+        assert_eq!(read_token(&file).unwrap_err().kind, Kind::NotPermitted);
     }
 
     #[tokio::test(start_paused = true)]

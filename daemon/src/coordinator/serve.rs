@@ -12,7 +12,7 @@ use ptv2_common::error::Explained;
 use ptv2_common::storage::{self, Store};
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -42,8 +42,9 @@ impl Coordinator {
         shutdown: &CancellationToken,
     ) -> Result<Self, Explained> {
         config.check()?;
+        let roots = Arc::new(roots(&config.roots)?);
         let state = config.state.clone();
-        let lock = take(&state)?;
+        let (lock, listener) = take_and_listen(&state, config.listen).await?;
         let store_url = config.store_url()?;
         let store = storage::open(&store_url)?;
         let (journal, facts) = Journal::open(&state.join("journal.sqlite"))?;
@@ -52,12 +53,6 @@ impl Coordinator {
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), facts);
         let tokens = Tokens::open(&state)?;
-        let roots = Arc::new(roots(&config.roots)?);
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            Explained::new(format!("{} cannot be listened on: {error}", config.listen))
-                .at("listen")
-                .hint("stop what listens there, or choose another with --listen")
-        })?;
         let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
         let clock = Steady::start(last);
         let beginning = Beginning {
@@ -136,8 +131,31 @@ fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
     Ok(Roots { allowed: folders.iter().map(real).collect::<Result<_, _>>()? })
 }
 
+/// Takes the state folder and the address. Where either is refused, no new folder is left behind.
+async fn take_and_listen(
+    state: &Path,
+    address: SocketAddr,
+) -> Result<(File, TcpListener), Explained> {
+    if !state.exists() {
+        let listener = listen(address).await?;
+        return Ok((take(state)?, listener));
+    }
+    // The folder first: whoever starts a second one in it reads that, and not of a port.
+    let lock = take(state)?;
+    Ok((lock, listen(address).await?))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Explained> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Explained::new(format!("{address} cannot be listened on: {error}"))
+            .at("listen")
+            .expected("an address of this machine, with a port that is free")
+            .hint("stop what listens there, or choose another by --listen, or `listen` in the file")
+    })
+}
+
 /// Makes the state folder, readable by its owner only, and takes its lock.
-fn take(state: &PathBuf) -> Result<File, Explained> {
+fn take(state: &Path) -> Result<File, Explained> {
     use std::os::unix::fs::DirBuilderExt;
     let at = |error: Explained| error.at(state.display().to_string());
     std::fs::DirBuilder::new()

@@ -142,18 +142,6 @@ fn a_plan_says_what_the_job_does() {
 }
 
 #[test]
-fn a_second_coordinator_on_the_folder_is_refused() {
-    let cluster = Cluster::start(0, 1);
-    let second = std::process::Command::new(super::harness::binary("ptv2d"))
-        .args(["local", "--workers", "0", "--listen", "127.0.0.1:0", "--state"])
-        .arg(cluster.state())
-        .output()
-        .unwrap();
-    assert_eq!(code(&second), 1);
-    assert!(text(&second.stderr).contains("another coordinator"), "{}", text(&second.stderr));
-}
-
-#[test]
 fn the_api_describes_itself_and_wants_a_token() {
     let cluster = Cluster::start(0, 1);
     let client = reqwest::blocking::Client::new();

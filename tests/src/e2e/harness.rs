@@ -98,6 +98,12 @@ pub(crate) fn ends(command: &mut Command) -> Output {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// Starts a command, which writes what it prints into a file.
+    pub(crate) fn printing(command: &mut Command, to: &Path) -> Self {
+        let file = std::fs::File::create(to).unwrap();
+        Self(command.stdout(file).stderr(Stdio::null()).spawn().unwrap())
+    }
+
     /// Its exit code, once it has ended by itself.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.0.try_wait().unwrap().and_then(|status| status.code())

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod bad_input;
+mod bad_moments;
 mod client;
 mod clock;
 mod daemon;

@@ -138,14 +138,21 @@ pub(super) async fn retry(
     Path(job): Path<String>,
 ) -> Result<Json<JobStatus>, Refusal> {
     let found = edge.find(job).await?;
-    if !matches!(found.state, JobState::Failed | JobState::Cancelled) {
+    let id = JobId(found.id.clone());
+    let hint = match found.state {
+        JobState::Failed | JobState::Cancelled => None,
+        JobState::Succeeded => Some("submit it anew to train it again".to_owned()),
+        JobState::Staging | JobState::Queued | JobState::Running => Some(format!(
+            "it goes on by itself: `ptv2ctl status {id}` says how; `ptv2ctl cancel {id}` ends it"
+        )),
+    };
+    if let Some(hint) = hint {
         let state = serde_json::to_value(found.state).unwrap_or_default();
-        let error = Explained::new(format!("job {} is {}", found.id, state.as_str().unwrap_or("")))
+        let error = Explained::new(format!("job {id} is {}", state.as_str().unwrap_or("")))
             .expected("a job that failed or was cancelled")
-            .hint("submit it anew to train it again");
+            .hint(hint);
         return Err(Refusal::conflict(error));
     }
-    let id = JobId(found.id.clone());
     let status = edge.ask(|reply| Question::Retry(id, reply)).await?;
     Ok(Json(status.unwrap_or(found)))
 }

@@ -50,7 +50,7 @@ impl Refusal {
 
     pub(super) fn no_token() -> Self {
         let error = Explained::new("no valid token came with the request")
-            .expected("`Authorization: Bearer TOKEN`")
+            .expected("`Authorization: Bearer` and this coordinator's token")
             .hint("the coordinator's token lies in its state folder; name it by PTV2_TOKEN_FILE");
         Self::new(StatusCode::UNAUTHORIZED, "not_permitted", error)
     }

@@ -56,7 +56,7 @@ enum What {
     Logs,
 }
 
-/// A job's events as they happen; `end` follows the last.
+/// A job's events as they happen; once the job has ended and all is said, `end`.
 #[utoipa::path(get, path = "/v1/jobs/{job}/events/stream", params(("job" = String, Path), After),
     responses((status = 200, content_type = "text/event-stream")))]
 pub(super) async fn follow_events(
@@ -68,7 +68,7 @@ pub(super) async fn follow_events(
     follow(edge, job, (What::Events, query), headers).await
 }
 
-/// A job's log as it is written; `end` follows the last line.
+/// A job's log as it is written; once the job has ended and all is said, `end`.
 #[utoipa::path(get, path = "/v1/jobs/{job}/logs/stream", params(("job" = String, Path), After),
     responses((status = 200, content_type = "text/event-stream")))]
 pub(super) async fn follow_logs(
@@ -120,7 +120,8 @@ impl Follower {
                 return None;
             }
             self.changes.mark_unchanged();
-            // Asked before reading: what is written after a job's end is not missed, but there is none.
+            // Asked before reading, and `end` is said only once nothing new is read: a checkpoint that
+            // was on its way when the job ended is noted after that, and is seen if it is by then.
             let ended = match self.edge.find(self.job.to_string()).await {
                 Ok(job) => job.state.is_final(),
                 Err(_) => return None,
