@@ -84,7 +84,7 @@ impl Header {
         read(&mut header)?;
         let tensors: Metadata = serde_json::from_slice(&header)
             .map_err(|error| refused(format!("the weights' header cannot be read: {error}")))?;
-        let whole = LENGTH_BYTES + length + tensors.data_len() as u64;
+        let whole = (LENGTH_BYTES + length).saturating_add(tensors.data_len() as u64);
         if whole != bytes {
             return Err(cut_off(whole));
         }
@@ -178,6 +178,9 @@ mod tests {
         let error = parse(&whole[..whole.len() - 1]).err().unwrap();
         assert!(error.what.contains(&format!("{} bytes", whole.len() - 1)), "{error}");
         assert!(error.expected.unwrap().contains(&format!("{} bytes", whole.len())));
+        let giant =
+            json!({"a": {"dtype": "U8", "shape": [u64::MAX], "data_offsets": [0, u64::MAX]}});
+        assert!(parse(&file(&giant, 0)).is_err());
         let mut huge = whole;
         huge[7] = 1;
         assert!(parse(&huge).err().unwrap().what.contains("would have"));

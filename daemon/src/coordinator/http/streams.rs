@@ -168,3 +168,69 @@ fn numbered(seq: u64, value: &impl Serialize) -> sse::Event {
     let data = serde_json::to_string(value).unwrap_or_default();
     sse::Event::default().id(seq.to_string()).data(data)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Steady;
+    use crate::coordinator::accept::{HashCache, Roots};
+    use crate::coordinator::driver::{Doors, Input, Question};
+    use crate::coordinator::http::{Edge, Tokens};
+    use crate::coordinator::journal::{Entry, Journal};
+    use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use std::sync::Arc;
+    use std::time::Duration;
+    use tokio::sync::mpsc;
+    use tokio_util::sync::CancellationToken;
+
+    /// Answers that a job was cancelled. With the first answers comes one more event each, as of a
+    /// checkpoint that was on its way.
+    async fn answer(journal: Journal, late: u64, mut questions: mpsc::Receiver<Input>) {
+        let (job, mut cluster) = (JobId("j1".into()), Cluster::new(Limits::default()));
+        let submitted = Happened::Submitted(Box::new(record("j1", "1")));
+        for event in [submitted, Happened::Cancel(job.clone())] {
+            drop(cluster.apply(Duration::ZERO, event));
+        }
+        let mut asked = 0;
+        while let Some(Input::Asked(Question::Find(_, reply))) = questions.recv().await {
+            asked += 1;
+            if asked <= late {
+                let (kind, message) = ("checkpoint".into(), asked.to_string());
+                let event = Entry::Event { job: job.clone(), unix_ms: 0, kind, message };
+                journal.write(vec![event]).await.unwrap();
+            }
+            drop(reply.send(cluster.status(Duration::ZERO, &job).into_iter().collect()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_noted_after_a_jobs_end_comes_before_the_streams() {
+        let folder = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(&folder.path().join("journal.sqlite")).unwrap();
+        let (inputs, questions) = mpsc::channel(1);
+        let (_changes, changes) = watch::channel(0);
+        let (_trouble, trouble) = watch::channel(None);
+        tokio::spawn(answer(journal.clone(), 3, questions));
+        let store_url = folder.path().join("store").display().to_string();
+        let edge = Arc::new(Edge {
+            doors: Doors { inputs, changes: changes.clone(), trouble },
+            clock: Steady::start(Duration::ZERO),
+            journal,
+            store: ptv2_common::storage::open(&store_url).unwrap(),
+            store_url,
+            tokens: Tokens::open(folder.path()).unwrap(),
+            roots: Arc::new(Roots { allowed: Vec::new() }),
+            hashes: Arc::new(HashCache::default()),
+            shutdown: CancellationToken::new(),
+        });
+        let (job, waiting) = (JobId("j1".into()), VecDeque::new());
+        let what = What::Events;
+        let mut follower = Follower { edge, job, what, after: 0, waiting, changes, over: false };
+        for seq in 1..=3 {
+            follower.next().await.unwrap();
+            assert_eq!((follower.after, follower.over), (seq, false));
+        }
+        assert!(follower.next().await.is_some() && follower.over, "`end`");
+        assert!(follower.next().await.is_none());
+    }
+}

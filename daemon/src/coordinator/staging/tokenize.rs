@@ -32,7 +32,10 @@ impl Encoder {
     ) -> Result<Self, Explained> {
         let place = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| {
-            Explained::new(format!("the tokenizer cannot be read: {error}")).at(&place)
+            Explained::new(format!("the tokenizer cannot be read: {error}"))
+                .at(&place)
+                .expected("a tokenizer.json of Hugging Face")
+                .hint("see that the file stays where it is, and may be read")
         })?;
         Self::new(&bytes, place, vocab_size, max_seq_length)
     }
@@ -57,10 +60,17 @@ impl Encoder {
         let added = tokenizer
             .get_post_processor()
             .map_or(0, |post| post.added_tokens(true).max(post.added_tokens(false)));
+        // The head reads the first token of a sequence, which must be the special one.
+        if added == 0 {
+            return Err(at(Explained::new("the tokenizer adds no special tokens"))
+                .expected("a `post_processor` that adds [CLS] and [SEP]")
+                .hint("save the tokenizer anew by `save_pretrained` of transformers"));
+        }
         if added >= max_length {
             return Err(at(Explained::new(format!(
                 "the tokenizer adds {added} special tokens, and sequences hold {max_length}"
             )))
+            .expected(format!("`data.max_seq_length` above {added}"))
             .hint("raise `data.max_seq_length`"));
         }
         let words = tokenizer.get_vocab(true);
@@ -184,6 +194,10 @@ mod tests {
         assert_eq!(error.place.as_deref(), Some("/m/tokenizer.json"));
         assert!(error.what.contains("the backbone has 5 words"), "{}", error.what);
         assert!(Encoder::new(b"{}", "t".into(), 5, 16).is_err());
+        let mut bare: Value = serde_json::from_slice(TOKENIZER).unwrap();
+        bare["post_processor"] = Value::Null;
+        let error = Encoder::new(bare.to_string().as_bytes(), "t".into(), 128, 16).err().unwrap();
+        assert_eq!(error.what, "the tokenizer adds no special tokens");
         assert!(Encoder::new(TOKENIZER, "t".into(), 5, 3).is_err(), "only special tokens fit");
     }
 
