@@ -320,12 +320,13 @@ impl Driver {
         let turns = Arc::clone(&self.staging);
         tokio::spawn(async move {
             let _turn = turns.acquire_owned().await;
-            let job = record.id.clone();
+            let (job, began) = (record.id.clone(), clock::now());
             let event = match staging::stage(&store, &record).await {
                 Ok(staged) => Event::Staged {
                     job,
                     features: staged.features,
                     majority_class: staged.majority_class,
+                    staged_s: clock::now().saturating_duration_since(began).as_secs_f64(),
                 },
                 Err(error) => Event::StagingFailed { job, error },
             };

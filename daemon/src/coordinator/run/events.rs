@@ -20,6 +20,8 @@ pub enum Event {
         features: String,
         /// Share of the most frequent label of the validation rows.
         majority_class: f64,
+        /// What that took, in seconds.
+        staged_s: f64,
     },
     /// A job's rows cannot be staged.
     StagingFailed {

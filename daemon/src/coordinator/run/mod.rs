@@ -153,8 +153,9 @@ impl Cluster {
         let mut actions = Vec::new();
         match event {
             Event::Submitted(record) => self.submitted(now, *record, &mut actions),
-            Event::Staged { job, features, majority_class } => {
-                self.staged(now, &job, features, majority_class, &mut actions);
+            Event::Staged { job, features, majority_class, staged_s } => {
+                let fact = Fact::Staged { job, features, majority_class, staged_s };
+                self.staged(now, fact, &mut actions);
             }
             Event::StagingFailed { job, error } => self.fail(now, &job, error, &mut actions),
             Event::Prepared { job, generation, group_key, resume } => {
@@ -185,26 +186,14 @@ impl Cluster {
         actions.push(Action::Stage(id));
     }
 
-    fn staged(
-        &mut self,
-        now: Duration,
-        id: &JobId,
-        features: String,
-        majority_class: f64,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if job.phase != Phase::Staging {
-            return;
+    fn staged(&mut self, now: Duration, fact: Fact, actions: &mut Vec<Action>) {
+        let is_staging = |job: &Job| job.phase == Phase::Staging;
+        let Fact::Staged { job, staged_s, .. } = &fact else { return };
+        if self.jobs.get(job).is_some_and(is_staging) {
+            let message = format!("rows were read and tokenized in {staged_s:.1} s");
+            actions.push(note(job, "staged", message));
+            self.record(now, fact, actions);
         }
-        let staged_s = now.saturating_sub(job.submitted_at).as_secs_f64();
-        let fact = Fact::Staged { job: id.clone(), features, majority_class, staged_s };
-        actions.push(note(
-            id,
-            "staged",
-            format!("rows were read and tokenized in {staged_s:.1} s"),
-        ));
-        self.record(now, fact, actions);
     }
 
     fn cancel(&mut self, now: Duration, id: &JobId, actions: &mut Vec<Action>) {

@@ -73,7 +73,7 @@ impl Bench {
     fn submit(&mut self, id: &str, workers: &str) {
         self.apply(Event::Submitted(Box::new(record(id, workers))));
         let job = JobId(id.into());
-        self.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5 });
+        self.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 });
     }
 
     fn join(&mut self, id: &str) -> Vec<Action> {
@@ -323,7 +323,7 @@ fn priority_then_age() {
     urgent.spec.resources.priority = 5;
     bench.apply(Event::Submitted(Box::new(urgent)));
     let job = JobId("j2".into());
-    bench.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5 });
+    bench.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 });
     assert_eq!(bench.status("j1").reason, Some(Reason::BehindOthers { ahead: 1 }));
     bench.join("w1");
     assert_eq!(bench.status("j2").state, JobState::Running);
@@ -401,4 +401,22 @@ fn who_wakes_up_late_blames_nobody() {
     bench.now = Duration::from_secs(3600);
     assert_eq!(bench.apply(Event::Tick), []);
     assert!(bench.cluster.knows_worker(&WorkerId("w1".into())));
+}
+
+/// What staging took is what it took, not the time since the submit.
+#[test]
+fn a_job_that_is_tried_again_is_not_staged_for_longer() {
+    let mut bench = Bench::new();
+    bench.submit("j0", "1");
+    let job = JobId("j0".into());
+    bench.apply(Event::Cancel(job.clone()));
+    bench.now += Duration::from_secs(60);
+    bench.apply(Event::Retry(job.clone()));
+    let staged =
+        |job| Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.25 };
+    let actions = bench.apply(staged(job.clone()));
+    let said = |action: &Action| matches!(action, Action::Note { message, .. } if message.contains("0.2 s"));
+    assert!(actions.iter().any(said), "{actions:?}");
+    let status = bench.cluster.status(bench.now, &job).unwrap();
+    assert_eq!(status.timings.staged_s, Some(0.25));
 }
