@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::SystemTime;
 
 /// Enough steps to be met on the way.
-const EPOCHS: &str = "training.epochs=40";
+const EPOCHS: &str = "training.epochs=80";
 
 /// Ended with this code; a person reads what was wrong, where, what was expected, and what to do.
 fn check_refused(run: &Output, code: i32, parts: &[&str]) {
@@ -59,7 +59,7 @@ fn a_killed_follower_costs_nobody_an_event() {
     let job = cluster.file("job.toml", &tiny_cb(&data, ""));
 
     // Killed while it follows its own submit.
-    let args = ["submit", &job, "--follow", "--set", "training.epochs=120"];
+    let args = ["submit", &job, "--follow", "--set", "training.epochs=200"];
     let submitter = Process::printing(cluster.client().args(args), &place("submitter"));
     let id = poll("the job", || cluster.json(&["status"])[0]["id"].as_str().map(ToOwned::to_owned));
     cluster.reaches(&id, 1);
