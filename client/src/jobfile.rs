@@ -110,7 +110,9 @@ fn as_table<'a>(
     value.as_object_mut().ok_or_else(|| {
         Failure::refused(
             Explained::new(format!("`{place}` is no table, so nothing can be set in it"))
-                .at("--set"),
+                .at("--set")
+                .expected("a key of a table, as `training.epochs`")
+                .hint("each key stands in configs/example-job.toml"),
         )
     })
 }

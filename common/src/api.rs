@@ -24,8 +24,8 @@
 
 use crate::error::Explained;
 use crate::manifest::{BestMetric, FileEntry};
+use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
-use crate::session::{DevicePhase, Place};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -2,15 +2,14 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
-
-#![warn(missing_docs)]
+//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
 
 pub mod api;
 pub mod error;
 pub mod ids;
 pub mod job;
 pub mod manifest;
+pub mod place;
 pub mod plan;
 pub mod session;
 pub mod spec;

@@ -1,6 +1,5 @@
-//! Slow things that the driver has done beside its loop; their results come back as inputs.
+//! Slow things that the driver has done beside its loop; their results come back as events.
 
-use super::driver::Input;
 use super::run::Event;
 use crate::checkpoint::read;
 use ptv2_common::error::Explained;
@@ -8,7 +7,6 @@ use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::manifest::{End, EndMark, FORMAT, end_key};
 use ptv2_common::storage::{Store, put_create};
 use std::time::Duration;
-use tokio::sync::mpsc;
 
 /// Attempts to reach the store before a job waits again without its workers.
 const ATTEMPTS: u32 = 3;
@@ -16,30 +14,23 @@ const ATTEMPTS: u32 = 3;
 const MARK_ATTEMPTS: u32 = 10;
 
 /// Makes a generation's key and finds the checkpoint to begin from.
-pub async fn prepare(
-    store: Store,
-    job: JobId,
-    generation: Generation,
-    results: mpsc::Sender<Input>,
-) {
+pub async fn prepare(store: Store, job: JobId, generation: Generation) -> Event {
     let mut pause = Duration::from_millis(250);
     let mut attempt = 1;
-    let event = loop {
+    loop {
         match preparation(&store, &job).await {
             Ok((group_key, resume)) => {
-                break Event::Prepared { job, generation, group_key, resume };
+                return Event::Prepared { job, generation, group_key, resume };
             }
             Err(error) if attempt >= ATTEMPTS => {
-                break Event::PrepareFailed { job, generation, error };
+                return Event::PrepareFailed { job, generation, error };
             }
             Err(error) => tracing::warn!(%job, %error, "the job's checkpoints cannot be listed"),
         }
         tokio::time::sleep(pause).await;
         attempt += 1;
         pause *= 2;
-    };
-    // The loop has ended: the next start forms a new generation.
-    drop(results.send(Input::Event(event)).await);
+    }
 }
 
 async fn preparation(store: &Store, job: &JobId) -> Result<(String, Option<String>), Explained> {

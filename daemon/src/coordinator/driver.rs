@@ -298,7 +298,11 @@ impl Driver {
                 Action::Stage(job) => self.stage(&job),
                 Action::Prepare(job, generation) => {
                     let (store, results) = (self.store.clone(), self.results.clone());
-                    tokio::spawn(chores::prepare(store, job, generation, results));
+                    tokio::spawn(async move {
+                        let event = chores::prepare(store, job, generation).await;
+                        // The loop has ended: the next start forms a new generation.
+                        drop(results.send(Input::Event(event)).await);
+                    });
                 }
                 Action::Tell(worker, message) => self.tell(&worker, message),
                 Action::Disconnect(worker) => drop(self.connections.remove(&worker)),

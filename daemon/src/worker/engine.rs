@@ -4,20 +4,20 @@
 //! the next generation goes on where this one stopped.
 
 use super::backbones::Backbones;
-use super::data::{self, Data};
-use super::generation::{self, Exit};
+use super::data;
+use super::generation;
+use super::held::{Exit, Held};
 use super::orders::{Order, Stop};
 use super::{Shared, join};
 use crate::collective::CollectiveError;
-use crate::numerics::state::TunedState;
 use crate::train::pool::Pool;
 use crate::train::step::Setting;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::JobRecord;
-use ptv2_common::session::{DevicePhase, FromWorker, LeaveReason, Place, Start};
-use ptv2_common::storage::{self, Store};
+use ptv2_common::place::{DevicePhase, Place};
+use ptv2_common::session::{FromWorker, LeaveReason, Start};
+use ptv2_common::storage;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,29 +25,6 @@ use tokio::runtime::Handle;
 
 /// The last checkpoint of a parked job must be in the store within this time.
 const PARKING: Duration = Duration::from_secs(30);
-
-/// A job's state on this rank.
-#[derive(Clone)]
-pub(super) struct Progress {
-    pub(super) state: TunedState,
-    /// How far it is; never in the midst of an evaluation, which is done again from its start.
-    pub(super) place: Place,
-    /// The state at the best evaluation, moments included, so that its checkpoint can be written by
-    /// another rank when the one that should is lost.
-    pub(super) best: Option<Arc<TunedState>>,
-}
-
-/// A job that this worker is set up for.
-pub(super) struct Held {
-    pub(super) job: JobRecord,
-    pub(super) setting: Arc<Setting>,
-    pub(super) pool: Pool,
-    pub(super) data: Data,
-    pub(super) store: Store,
-    pub(super) progress: Option<Progress>,
-    /// The writer of the generation that was left, while this rank is to write for a parked job.
-    pub(super) keeper: Option<super::keeper::Keeper>,
-}
 
 /// A handle to the device thread.
 pub(super) struct Device {

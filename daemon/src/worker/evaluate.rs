@@ -1,11 +1,12 @@
 //! Evaluation, sharded in slices of its own: every rank scores some, all ranks compute the metric.
 
-use super::generation::{Exit, Training, slice};
+use super::generation::{Training, slice};
+use super::held::Exit;
 use crate::numerics::batches::cut;
 use crate::tasks;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
-use ptv2_common::session::{DevicePhase, Place, PlacePhase};
+use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use std::sync::Arc;
 
 /// Rows of an evaluation slice. Part of the result: a slice's padding touches its scores' last bits.

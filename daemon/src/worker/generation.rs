@@ -2,13 +2,13 @@
 //!
 //! Read [`Training::run`], then [`Training::step`].
 
-use super::engine::Held;
+use super::held::{Exit, Held};
 use super::keeper::{Beginning, Keeper};
 use super::{Shared, evaluate, join};
 use crate::checkpoint::write::Lineage;
 use crate::clock;
+use crate::collective::Collective;
 use crate::collective::tcp::Tcp;
-use crate::collective::{Collective, CollectiveError};
 use crate::features::{Rows, Sequence};
 use crate::numerics::adamw::{AdamW, clip_global_norm};
 use crate::numerics::batches::{BatchPlan, cut, deal};
@@ -16,11 +16,11 @@ use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
 use crate::numerics::tree::{Node, covering, sum};
 use crate::train::batch::Slice;
-use crate::train::pool::PoolError;
 use crate::train::step::SliceGradient;
 use ptv2_common::api::{MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
-use ptv2_common::session::{DevicePhase, FromWorker, Place, PlacePhase, Start};
+use ptv2_common::place::{DevicePhase, Place, PlacePhase};
+use ptv2_common::session::{FromWorker, Start};
 use ptv2_common::spec::Interval;
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,44 +30,6 @@ use tokio::runtime::Handle;
 
 /// How often a rank that waits for the store looks whether its group goes on.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// Why a rank left a generation.
-#[derive(Debug)]
-pub(super) enum Exit {
-    /// The group failed.
-    Group(CollectiveError),
-    /// It was told to.
-    Stopped,
-    /// The job cannot go on, whoever runs it.
-    Job(Box<Explained>),
-    /// The ranks' states differ; `own` says whether this rank's is to be forgotten.
-    Diverged {
-        /// Whether this rank is not of the majority.
-        own: bool,
-        /// What was seen.
-        detail: String,
-    },
-}
-
-impl From<CollectiveError> for Exit {
-    fn from(error: CollectiveError) -> Self {
-        Self::Group(error)
-    }
-}
-
-impl From<Explained> for Exit {
-    fn from(error: Explained) -> Self {
-        Self::Job(Box::new(error))
-    }
-}
-
-impl From<PoolError> for Exit {
-    fn from(error: PoolError) -> Self {
-        Explained::new(error.to_string())
-            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
-            .into()
-    }
-}
 
 /// Brings the ranks level and trains to the end; gives the message that says so.
 ///

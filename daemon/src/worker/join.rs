@@ -1,15 +1,15 @@
 //! How a generation begins: the ranks meet, compare how far they are, and become level.
 
 use super::Shared;
-use super::engine::{Held, Progress};
-use super::generation::Exit;
+use super::held::{Exit, Held, Progress};
 use crate::checkpoint::{peft, read};
 use crate::collective::tcp::{GroupSpec, Peer, Tcp};
 use crate::collective::{AbortHandle, Collective};
 use crate::numerics::state::TunedState;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
-use ptv2_common::session::{DevicePhase, FromWorker, Place, PlacePhase, Start};
+use ptv2_common::place::{DevicePhase, Place, PlacePhase};
+use ptv2_common::session::{FromWorker, Start};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;

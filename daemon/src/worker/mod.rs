@@ -9,6 +9,7 @@ mod engine;
 mod evaluate;
 mod fingerprint;
 mod generation;
+mod held;
 mod join;
 mod keeper;
 mod orders;

@@ -2,7 +2,8 @@
 
 use crate::clock;
 use ptv2_common::ids::{Generation, JobId};
-use ptv2_common::session::{DevicePhase, FromWorker, Place};
+use ptv2_common::place::{DevicePhase, Place};
+use ptv2_common::session::FromWorker;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 

@@ -24,7 +24,8 @@ use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
 use ptv2_common::manifest::{BestMetric, End};
-use ptv2_common::session::{DevicePhase, Fingerprint, Hello, Member, Place, Start, ToWorker};
+use ptv2_common::place::{DevicePhase, Place};
+use ptv2_common::session::{Fingerprint, Hello, Member, Start, ToWorker};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -5,7 +5,8 @@ use ptv2_common::api::{Checkpoint, LogLevel, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::manifest::BestMetric;
-use ptv2_common::session::{DevicePhase, FromWorker, LeaveReason, ToWorker};
+use ptv2_common::place::DevicePhase;
+use ptv2_common::session::{FromWorker, LeaveReason, ToWorker};
 use std::time::Duration;
 
 /// Warnings that a job keeps: the newest are the ones that matter.

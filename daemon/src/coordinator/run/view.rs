@@ -4,7 +4,7 @@ use super::{Cluster, Job, MemberState, Phase, Waiting};
 use crate::clock::millis;
 use ptv2_common::api::{JobState, JobStatus, Reason, WorkerStatus};
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::DevicePhase;
+use ptv2_common::place::DevicePhase;
 use std::time::Duration;
 
 impl Cluster {

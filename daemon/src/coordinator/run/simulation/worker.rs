@@ -8,9 +8,8 @@ use ptv2_common::api::{Checkpoint, MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::manifest::checkpoint_key;
-use ptv2_common::session::{
-    DevicePhase, FromWorker, Hello, LeaveReason, Place, PlacePhase, Start, ToWorker,
-};
+use ptv2_common::place::{DevicePhase, Place, PlacePhase};
+use ptv2_common::session::{FromWorker, Hello, LeaveReason, Start, ToWorker};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
