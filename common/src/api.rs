@@ -29,6 +29,9 @@ use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Events, and log lines, of one answer at most: who wants more asks again, after the last.
+pub const LONGEST_LIST: u32 = 10_000;
+
 /// An error answer. `code` is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

@@ -5,7 +5,7 @@ use crate::failure::{Failure, Kind, Outcome, in_words};
 use crate::http::{Api, Patience};
 use crate::progress::Progress;
 use crate::{render, sse};
-use ptv2_common::api::{Event, JobState, JobStatus, Reason};
+use ptv2_common::api::{Event, JobState, JobStatus, LONGEST_LIST, Reason};
 use ptv2_common::error::Explained;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,7 +25,10 @@ pub(crate) async fn items<T: DeserializeOwned + Serialize>(
     seq: fn(&T) -> u64,
     line: fn(&T) -> String,
 ) -> Result<(), Failure> {
-    let list: Vec<T> = api.get(&["jobs", &args.job, kind]).await?;
+    let path = ["jobs", &args.job, kind];
+    let page =
+        |after: u64| async move { api.get_with(&path, &[("after", after.to_string())]).await };
+    let list = pages(page, seq).await?;
     if !args.follow {
         if matches!(output, Output::Json) {
             return render::json(&list);
@@ -44,6 +47,22 @@ pub(crate) async fn items<T: DeserializeOwned + Serialize>(
     let work = sse::follow(api, &path, after, Patience::new(true), print);
     let again = format!("ptv2ctl {kind} -f {id}");
     detachable(std::slice::from_ref(&id), &again, work).await
+}
+
+/// A whole list, of which `page` gives what comes after a sequence number.
+async fn pages<T, F: Future<Output = Result<Vec<T>, Failure>>>(
+    page: impl Fn(u64) -> F,
+    seq: fn(&T) -> u64,
+) -> Result<Vec<T>, Failure> {
+    let mut all = Vec::new();
+    loop {
+        let next = page(all.last().map_or(0, seq)).await?;
+        let is_last = next.len() < LONGEST_LIST as usize;
+        all.extend(next);
+        if is_last {
+            return Ok(all);
+        }
+    }
 }
 
 /// Waits in silence until every job is final.
@@ -175,5 +194,26 @@ fn goes_on(ids: &[String]) -> String {
     match ids {
         [id] => format!("job {id} goes on"),
         ids => format!("jobs {} go on", ids.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{Ready, ready};
+
+    /// What the coordinator gives of so many items, numbered from 1.
+    fn page(count: u64, after: u64) -> Ready<Result<Vec<u64>, Failure>> {
+        let last = count.min(after + u64::from(LONGEST_LIST));
+        ready(Ok((after + 1..=last).collect()))
+    }
+
+    #[tokio::test]
+    async fn a_list_of_several_pages_is_whole() {
+        let longest = u64::from(LONGEST_LIST);
+        for count in [0, 1, longest - 1, longest, longest + 1, 2 * longest + 7] {
+            let all = pages(|after| page(count, after), |item| *item).await.unwrap();
+            assert!(all.iter().copied().eq(1..=count), "{count}: {} items", all.len());
+        }
     }
 }

@@ -19,8 +19,6 @@ use tokio::sync::oneshot;
 
 /// Requests that may wait for the thread; more is refused to the caller.
 const WAITING: usize = 1024;
-/// Rows of one answer at most.
-pub const PAGE: u32 = 10_000;
 
 /// Something to be written.
 #[derive(Debug, Clone, PartialEq)]
@@ -105,7 +103,7 @@ impl Journal {
         self.ask(|reply| Request::Write(entries, reply)).await
     }
 
-    /// A job's events after a sequence number, at most [`PAGE`].
+    /// A job's events after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -114,7 +112,7 @@ impl Journal {
         self.ask(|reply| Request::Events { job, after, reply }).await
     }
 
-    /// A job's log lines after a sequence number, at most [`PAGE`].
+    /// A job's log lines after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
     ///
     /// # Errors
     /// When the file cannot be read.

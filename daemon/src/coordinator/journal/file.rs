@@ -1,8 +1,8 @@
 //! The journal's SQLite file: its tables, what is written, what is read.
 
-use super::{Entry, PAGE};
+use super::Entry;
 use crate::coordinator::run::{Fact, Recorded};
-use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
+use ptv2_common::api::{Event, LONGEST_LIST, LogLevel, LogLine, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use rusqlite::{Connection, params};
@@ -123,7 +123,7 @@ pub(super) fn events(
         "SELECT seq, unix_ms, kind, message FROM events WHERE job = ? AND seq > ? \
          ORDER BY seq LIMIT ?",
     )?;
-    let rows = select.query_map(params![job.0, signed(after), PAGE], |row| {
+    let rows = select.query_map(params![job.0, signed(after), LONGEST_LIST], |row| {
         Ok(Event {
             seq: unsigned(row.get(0)?),
             unix_ms: unsigned(row.get(1)?),
@@ -143,7 +143,7 @@ pub(super) fn logs(
         "SELECT seq, unix_ms, level, source, message FROM logs WHERE job = ? AND seq > ? \
          ORDER BY seq LIMIT ?",
     )?;
-    let rows = select.query_map(params![job.0, signed(after), PAGE], |row| {
+    let rows = select.query_map(params![job.0, signed(after), LONGEST_LIST], |row| {
         let level: String = row.get(2)?;
         Ok(LogLine {
             seq: unsigned(row.get(0)?),
