@@ -103,8 +103,10 @@ pub fn import(
         at(Explained::new(format!("no adapter can be read there: {error}"))
             .expected(format!("a directory with {MODEL} or {STATE_FILE}")))
     })?;
-    let found = sha256(&bytes);
-    if let Some(pinned) = pinned.filter(|pinned| *pinned != found) {
+    if let Some(pinned) = pinned
+        && let found = sha256(&bytes)
+        && found != pinned
+    {
         return Err(at(Explained::new(format!("the adapter has SHA-256 {found}")))
             .expected(format!("{pinned}, as it was when the job was submitted")));
     }

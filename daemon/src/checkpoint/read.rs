@@ -166,13 +166,21 @@ pub fn summary(key: &str, manifest: &CheckpointManifest) -> Checkpoint {
     }
 }
 
-async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Explained> {
+/// Keys below a prefix, in order.
+///
+/// # Errors
+/// Those of the store, with the prefix.
+pub(crate) async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Explained> {
     storage::list(store, prefix)
         .await
         .map_err(|error| Explained::from_error(&error).at(prefix.to_owned()))
 }
 
-async fn get(store: &Store, key: &str) -> Result<Bytes, Explained> {
+/// An object's bytes.
+///
+/// # Errors
+/// Those of the store, with the key.
+pub(crate) async fn get(store: &Store, key: &str) -> Result<Bytes, Explained> {
     storage::get(store, key).await.map_err(|error| Explained::from_error(&error).at(key.to_owned()))
 }
 

@@ -37,7 +37,7 @@ async fn adopt(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> 
         return Ok(None);
     }
     let mut newest = manifest.generation;
-    for key in list(store, &generations_prefix(&job)).await? {
+    for key in read::list(store, &generations_prefix(&job)).await? {
         newest = newest.max(generation_of(&key).unwrap_or_default());
     }
     let end = end(store, &job, newest).await?;
@@ -52,9 +52,8 @@ async fn adopt(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> 
 
 /// How the job ended, unless a generation began after that.
 async fn end(store: &Store, job: &JobId, newest: Generation) -> Result<Option<End>, Explained> {
-    let Some(key) = list(store, &ends_prefix(job)).await?.pop() else { return Ok(None) };
-    let bytes = storage::get(store, &key).await;
-    let bytes = bytes.map_err(|error| Explained::from_error(&error).at(key.clone()))?;
+    let Some(key) = read::list(store, &ends_prefix(job)).await?.pop() else { return Ok(None) };
+    let bytes = read::get(store, &key).await?;
     match serde_json::from_slice::<EndMark>(&bytes) {
         Ok(mark) if mark.generation >= newest => Ok(Some(mark.end)),
         Ok(_) => Ok(None),
@@ -67,11 +66,6 @@ async fn end(store: &Store, job: &JobId, newest: Generation) -> Result<Option<En
 
 fn generation_of(key: &str) -> Option<Generation> {
     key.rsplit('/').next()?.strip_suffix(".json")?.parse().ok().map(Generation)
-}
-
-async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Explained> {
-    let keys = storage::list(store, prefix).await;
-    keys.map_err(|error| Explained::from_error(&error).at(prefix.to_owned()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Whatever is wrong with a job is said at its submit: what, where, what was expected, what to do.
 //! Nothing of it stays, and the coordinator goes on.
 
-use super::harness::{Cluster, text, tiny};
+use super::harness::{Cluster, copy_tiny, text, tiny};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -23,10 +23,7 @@ impl<'a> Place<'a> {
     fn new(cluster: &'a Cluster, name: &str) -> Self {
         let place = Self { cluster, folder: cluster.folder.path().join(name) };
         std::fs::create_dir_all(place.folder.join("data/RTE")).unwrap();
-        std::fs::create_dir_all(place.folder.join("model")).unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-            std::fs::copy(tiny().join(file), place.model(file)).unwrap();
-        }
+        copy_tiny(&place.folder.join("model"));
         for split in ["train", "val"] {
             place.rows(split, &[row("entailment"), row("not_entailment")].join("\n"));
         }

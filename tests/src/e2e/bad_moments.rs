@@ -1,6 +1,8 @@
 //! Bad moments: a killed client, no workers, a retry, two coordinators, a taken port, a wrong token.
 
-use super::harness::{Cluster, Process, binary, ends, hash, poll, superglue, text, tiny, tiny_cb};
+use super::harness::{
+    Cluster, Process, binary, copy_tiny, ends, hash, poll, superglue, text, tiny, tiny_cb,
+};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -93,10 +95,7 @@ fn a_job_without_workers_says_so() {
     let cluster = Cluster::start(0, 1);
     let began = unix_ms();
     let id = cluster.submit(&tiny_cb(&data, ""), &["--workers", "2"]);
-    let status = poll("the queue", || {
-        let status = cluster.json(&["status", &id]);
-        (status["state"] == "queued").then_some(status)
-    });
+    let status = cluster.is_queued(&id);
     let expected = serde_json::json!({ "kind": "too_few_workers", "free": 0, "needed": 2 });
     assert_eq!(status["reason"], expected, "{status:#}");
     let since = status["since_unix_ms"].as_u64().unwrap();
@@ -127,10 +126,7 @@ fn unix_ms() -> u64 {
 /// A copy of the tiny backbone that a test may change.
 fn own_backbone(cluster: &Cluster) -> PathBuf {
     let copy = cluster.folder.path().join("backbone");
-    std::fs::create_dir(&copy).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(tiny().join(name), copy.join(name)).unwrap();
-    }
+    copy_tiny(&copy);
     copy
 }
 
@@ -211,7 +207,7 @@ fn a_second_coordinator_on_the_folder_is_refused() {
     let cluster = Cluster::start(0, 1);
     let address = cluster.url();
     // On another port and, as by a repeated command, on the same.
-    for listen in ["127.0.0.1:0", address.trim_start_matches("http://")] {
+    for listen in ["127.0.0.1:0", &cluster.listen()] {
         let second = ends(
             Command::new(binary("ptv2d"))
                 .args(["local", "--workers", "0", "--listen", listen, "--state"])

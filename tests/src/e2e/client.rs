@@ -1,6 +1,6 @@
 //! What a person and a scheduler see: exit codes, messages, pulled files, the API's edges.
 
-use super::harness::{Cluster, hash, poll, superglue, text, tiny, tiny_cb};
+use super::harness::{Cluster, copy_tiny, hash, superglue, text, tiny, tiny_cb};
 use serde_json::Value;
 use std::process::Output;
 
@@ -37,8 +37,7 @@ fn each_end_has_its_exit_code() {
     let id = cluster.submit(&job, &[]);
     let run = cluster.ctl(&["wait", &id, "--timeout", "1s"]);
     assert_eq!(code(&run), 7, "the time-out passed");
-    poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
-    let status = cluster.json(&["status", &id]);
+    let status = cluster.is_queued(&id);
     assert!(status["remedy"].to_string().contains("ptv2d worker"), "{status:#}");
 
     assert_eq!(code(&cluster.ctl(&["cancel", &id])), 0);
@@ -46,10 +45,7 @@ fn each_end_has_its_exit_code() {
 
     // A backbone that changes after the submit fails the job with what was found.
     let copy = cluster.folder.path().join("backbone");
-    std::fs::create_dir(&copy).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(tiny().join(name), copy.join(name)).unwrap();
-    }
+    copy_tiny(&copy);
     let moved = job.replace(&tiny().display().to_string(), &copy.display().to_string());
     let id = cluster.submit(&moved, &[]);
     let weights = copy.join("model.safetensors");

@@ -31,7 +31,7 @@ fn a_clock_that_is_set_back_an_hour_changes_nothing() {
     cluster.set("LD_PRELOAD", library(cluster.folder.path()));
     cluster.set("CLOCK_OFFSET_FILE", offset.clone());
     cluster.serve(0, 1, "127.0.0.1:0");
-    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    let listen = cluster.listen();
     cluster.worker(1, &[]);
     let long = ["--set", "training.epochs=100", "--set", "checkpoint.every=10"];
     let id = cluster.submit(&tiny_cb(&data, ""), &long);

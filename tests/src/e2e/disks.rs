@@ -56,7 +56,7 @@ fn a_full_disk_delays_a_checkpoint_and_no_step() {
     cluster.serve_by_file(&data);
     let more = ["--set", "training.epochs=50", "--set", "checkpoint.every=5"];
     let id = cluster.submit(&tiny_cb(&data, ""), &more);
-    poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
+    cluster.is_queued(&id);
     disk.fill();
     cluster.worker(1, &[]);
     let warned = poll("two warnings", || {
@@ -140,7 +140,7 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let id = cluster.submit(&job, &["--set", "training.epochs=40"]);
     cluster.reaches(&id, 12);
     cluster.workers.clear();
-    poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
+    cluster.is_queued(&id);
     let damaged = newest_state(&cluster, &cluster.store(), &id);
     let mut bytes = std::fs::read(&damaged).unwrap();
     let middle = bytes.len() / 2;
@@ -162,24 +162,18 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
 fn jobs_are_adopted_when_the_journal_is_lost() {
     let Some(data) = superglue() else { return };
     let mut cluster = Cluster::start(0, 1);
-    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    let listen = cluster.listen();
     cluster.worker(1, &[]);
     let job = tiny_cb(&data, "checkpoint.every = 3");
     let epochs = ["--set", "training.epochs=40"];
     let done = cluster.run(&job, &epochs);
     let cancelled = cluster.submit(&job, &["--set", "training.epochs=2000"]);
-    let has_checkpoint = |cluster: &Cluster, id: &str| {
-        poll("a checkpoint", || {
-            let found = cluster.json(&["checkpoints", id]);
-            (!found.as_array()?.is_empty()).then_some(())
-        });
-    };
-    has_checkpoint(&cluster, &cancelled);
+    cluster.has_checkpoint(&cancelled);
     assert!(cluster.ctl(&["cancel", &cancelled]).status.success());
     let end = cluster.state().join(format!("store/jobs/{cancelled}/ends"));
     poll("the end's mark", || end.exists().then_some(()));
     let running = cluster.submit(&job, &epochs);
-    has_checkpoint(&cluster, &running);
+    cluster.has_checkpoint(&running);
     cluster.daemon = None;
 
     let journal = cluster.state().join("journal.sqlite");

@@ -21,6 +21,14 @@ pub(crate) fn tiny() -> PathBuf {
     root().join("tests/goldens/bert-tiny/backbone")
 }
 
+/// A copy of it that a test may spoil.
+pub(crate) fn copy_tiny(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(tiny().join(name), to.join(name)).unwrap();
+    }
+}
+
 /// A real small backbone, fetched once.
 pub(crate) fn minilm() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
@@ -258,6 +266,11 @@ impl Cluster {
         std::fs::read_to_string(self.state().join("address")).unwrap().trim().to_owned()
     }
 
+    /// The address alone, for a coordinator that is started again in this one's place.
+    pub(crate) fn listen(&self) -> String {
+        self.url().trim_start_matches("http://").to_owned()
+    }
+
     pub(crate) fn token(&self) -> String {
         std::fs::read_to_string(self.state().join("token")).unwrap().trim().to_owned()
     }
@@ -322,6 +335,22 @@ impl Cluster {
     pub(crate) fn run(&self, job: &str, more: &[&str]) -> Value {
         let id = self.submit(job, more);
         self.done(&id)
+    }
+
+    /// Waits until a job waits for workers.
+    pub(crate) fn is_queued(&self, id: &str) -> Value {
+        poll("the queue", || {
+            let status = self.json(&["status", id]);
+            (status["state"] == "queued").then_some(status)
+        })
+    }
+
+    /// Waits until a job has a checkpoint in the store.
+    pub(crate) fn has_checkpoint(&self, id: &str) {
+        poll("a checkpoint", || {
+            let found = self.json(&["checkpoints", id]);
+            (!found.as_array()?.is_empty()).then_some(())
+        });
     }
 
     /// Waits until a job has applied some steps.

@@ -119,7 +119,7 @@ fn a_job_resumes_when_all_workers_are_killed() {
     let id = cluster.submit(&job, &epochs);
     cluster.reaches(&id, 10);
     cluster.workers.clear();
-    poll("the queue", || (cluster.json(&["status", &id])["state"] == "queued").then_some(()));
+    cluster.is_queued(&id);
     cluster.worker(1, &[]);
     let status = cluster.json(&["status", &id]);
     assert!(status["remedy"].to_string().contains("checkpoint"), "{status:#}");
@@ -142,7 +142,7 @@ fn a_killed_coordinator_goes_on_from_its_journal() {
     let calm = cluster.run(&job, &epochs);
     let id = cluster.submit(&job, &epochs);
     cluster.reaches(&id, 10);
-    let listen = cluster.url().trim_start_matches("http://").to_owned();
+    let listen = cluster.listen();
     cluster.daemon = None;
     cluster.serve(0, 1, &listen);
     let status = cluster.done(&id);

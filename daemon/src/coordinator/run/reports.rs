@@ -1,6 +1,7 @@
 //! What workers report, and what follows from it.
 
 use super::{Action, Cluster, Fact, MemberState, note};
+use crate::clock::millis;
 use ptv2_common::api::{Checkpoint, LogLevel, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
@@ -281,8 +282,4 @@ impl MemberState {
             Self::Left | Self::Finished { .. } => false,
         }
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
