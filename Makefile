@@ -4,11 +4,12 @@
 # PREFIX     where `make install` puts things (default: /usr/local)
 # PROFILE    what `make install` installs: release (default) or dev
 # TASK DATA  `make demo TASK=cb DATA=/data/superglue`: the demo on real data
+# BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft lint unit e2e libtorch backbone build release install
+.PHONY: help demo test test-peft bench venv lint unit e2e libtorch backbone build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -16,6 +17,7 @@ help:
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make test-peft                an adapter trained here, loaded by PEFT"
+	@echo "make bench BENCH=…           measure against transformers and PEFT, on a machine that is idle"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
 
 libtorch:
@@ -57,14 +59,22 @@ lint:
 
 unit:
 	cargo test --workspace -- --skip e2e::
+	python3 -m unittest discover --quiet --start-directory tests/peers
 
 e2e:
 	cargo test --workspace -- e2e::
 
-# Needs Python packages of its own (transformers, PEFT, torch), in a folder outside the clone.
+# These need Python packages of their own (transformers, PEFT, torch), in a folder outside the clone.
 VENV ?= $(HOME)/.cache/ptv2/venv
-test-peft: libtorch
+venv:
 	[ -x $(VENV)/bin/python ] || python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement tests/goldens/requirements.txt
+
+test-peft: libtorch venv
 	cargo test --workspace -- --ignored a_pulled_adapter_for_peft
 	$(VENV)/bin/python tests/goldens/peft_check.py target/peft-check
+
+bench: libtorch backbone release venv
+	$(if $(wildcard daemon/examples/step_without_torch.rs),cargo build --release --package ptv2-daemon --example step_without_torch)
+	$(VENV)/bin/python tests/peers/backbone.py
+	python3 tests/peers/bench.py --python $(VENV)/bin/python $(BENCH)

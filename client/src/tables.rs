@@ -260,6 +260,8 @@ mod tests {
             step: 20,
             epoch: 1,
             split: "val".into(),
+            rows_per_s: 100.0,
+            tokens_per_s: 900.0,
             values: [("accuracy".to_owned(), 0.5)].into(),
         });
         let cells = metrics_row(&row);

@@ -234,6 +234,12 @@ pub struct EvaluationMetrics {
     pub epoch: u32,
     /// `val`.
     pub split: String,
+    /// Rows a second.
+    #[serde(default)]
+    pub rows_per_s: f64,
+    /// Tokens a second, padding excluded.
+    #[serde(default)]
+    pub tokens_per_s: f64,
     /// Metrics by name, as fields of their own: `"accuracy": 0.5`.
     #[serde(flatten)]
     pub values: std::collections::BTreeMap<String, f64>,
@@ -352,11 +358,14 @@ mod tests {
             step: 16,
             epoch: 1,
             split: "val".into(),
+            rows_per_s: 8.5,
+            tokens_per_s: 99.0,
             values: [("accuracy".to_owned(), 0.5), ("f1".to_owned(), 0.25)].into(),
         });
         let json = serde_json::to_value(&row).unwrap();
         let expected = serde_json::json!(
-            {"step": 16, "epoch": 1, "split": "val", "accuracy": 0.5, "f1": 0.25}
+            {"step": 16, "epoch": 1, "split": "val", "rows_per_s": 8.5, "tokens_per_s": 99.0,
+             "accuracy": 0.5, "f1": 0.25}
         );
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<MetricsRow>(json).unwrap(), row);

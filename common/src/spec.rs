@@ -65,8 +65,8 @@ pub struct BackboneSpec {
     /// this file. Pinned by hash at submit; it must lie under a root that the coordinator allows, at
     /// the same path on every worker.
     pub path: String,
-    /// Number format of the frozen weights and activations: only fp32 is there yet. The tuned state
-    /// is always fp32.
+    /// Number format of the frozen weights and activations: fp32, or bf16, which is faster and half
+    /// as large. The tuned state is always fp32.
     #[serde(default)]
     pub precision: Precision,
 }
@@ -78,6 +78,8 @@ pub enum Precision {
     /// 32-bit floating point.
     #[default]
     Fp32,
+    /// 16-bit floating point with the exponent of fp32.
+    Bf16,
 }
 
 /// The rows of a job.

@@ -35,6 +35,9 @@ adamw.safetensors: the optimizer alone, without clipping: initial [12], decayed 
 decay 0.01 applies), grads [10,12], lr [10], params [10,12] (after each step). Some gradients are
 near epsilon, where another convention for it gives other values.
 
+bf16.safetensors: the same rows, prefix and head through PEFT in bfloat16: logits [B,C], loss, grad.prefix,
+grad.head.weight, grad.head.bias. Made on a processor with AVX-512 BF16; elsewhere last bits differ.
+
 tokens.json: rows of RTE, CB, BoolQ and COPA as in SuperGLUE's files, and their token ids and types,
 unpadded. Each must be cut to `max_seq_length`, special tokens included.
 """
@@ -338,6 +341,20 @@ def trajectory(model, batch, labels, out):
     out |= {"trajectory." + n: p for n, p in zip(["prefix", "head.weight", "head.bias"], parameters)}
 
 
+def half_precision(out):
+    """Everything in bfloat16, tuned values included; the loss is taken in float32."""
+    model = peft_model("backbone", CLASSES, torch.float32)
+    set_tuned(model, [out["prefix"], out["head.weight"], out["head.bias"]])
+    model = model.to(torch.bfloat16)
+    logits = run_peft(model, out).float()
+    loss = F.cross_entropy(logits, out["labels"])
+    gradients = torch.autograd.grad(loss, tuned(model))
+    close("logits, bfloat16", logits, out["logits"], 0.1)
+    found = {"logits": logits, "loss": loss}
+    found |= {"grad." + name: g.float() for name, g in zip(["prefix", "head.weight", "head.bias"], gradients)}
+    return found
+
+
 def choice(weights, rng, out):
     """Two choices a row, one logit each. PEFT has no such task: a head with one output is scored."""
     batch = inputs(rng, 6, 17, [17, 11, 6, 16, 13, 13])
@@ -435,6 +452,7 @@ def main():
     classification(weights, rng, out)
     choice(weights, rng, out)
     write_tensors(OUT / "reference.safetensors", out)
+    write_tensors(OUT / "bf16.safetensors", half_precision(out))
     write_tensors(OUT / "adamw.safetensors", optimizer_trace(rng))
     lines = [json.dumps(case, ensure_ascii=False) for case in tokens()]
     (OUT / "tokens.json").write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")

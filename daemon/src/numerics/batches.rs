@@ -51,16 +51,112 @@ impl BatchPlan {
     }
 }
 
-/// Cuts rows into slices: sorted by length so that rows of a slice need little padding (ties by row
-/// number), then cut into `slices` runs whose sizes differ by one at most. A partial batch may leave
-/// some runs empty.
-pub fn cut(rows: &[u32], slices: u32, length: impl Fn(u32) -> u32) -> Vec<Vec<u32>> {
+/// What a slice is padded to whose longest sequence has `longest` tokens: up to an eighth more, in
+/// eight steps between powers of two. So few shapes occur, which matters since libtorch compiles a
+/// kernel for each new one.
+pub fn padded(longest: usize) -> usize {
+    longest.next_multiple_of((longest.next_power_of_two() / 16).max(1))
+}
+
+/// How far, in slices' mean sizes, an equal-cost cut may move from a cut by number of rows; and how
+/// many places within a slice's mean size are tried. They bound the search for large batches.
+const BAND: usize = 4;
+const PLACES: usize = 16;
+
+/// What a slice's time grows with: its tokens, padding included. `longest` is the most tokens of one
+/// of its sequences.
+pub fn cost(sequences: usize, longest: usize) -> u64 {
+    sequences as u64 * padded(longest) as u64
+}
+
+/// Rows by rising length (ties by row number), so that neighbours need little padding.
+fn sorted(rows: &[u32], length: impl Fn(u32) -> u32) -> Vec<u32> {
     let mut sorted = rows.to_vec();
     sorted.sort_unstable_by_key(|row| (length(*row), *row));
-    let (count, parts) = (sorted.len(), slices as usize);
-    (0..parts)
-        .map(|part| sorted[part * count / parts..(part + 1) * count / parts].to_vec())
-        .collect()
+    sorted
+}
+
+/// Cuts rows, sorted by length, into slices of `size` rows. The last may hold fewer.
+pub fn cut_by_rows(rows: &[u32], size: usize, length: impl Fn(u32) -> u32) -> Vec<Vec<u32>> {
+    sorted(rows, length).chunks(size).map(<[u32]>::to_vec).collect()
+}
+
+/// Cuts a batch into `slices` slices of nearly equal cost and little padding: runs of the rows
+/// sorted by length, whose squared costs have the least sum. They are ordered so that contiguous
+/// runs of slices cost alike too. A partial batch may leave some slices empty.
+pub fn cut(rows: &[u32], slices: u32, length: impl Fn(u32) -> u32) -> Vec<Vec<u32>> {
+    let sorted = sorted(rows, &length);
+    let longest = |end: usize| sorted[..end].last().map_or(0, |row| length(*row) as usize);
+    let of_run = |start: usize, end: usize| cost(end - start, longest(end));
+    let bounds = bounds(sorted.len(), slices as usize, of_run);
+    let runs = bounds.windows(2).map(|pair| (of_run(pair[0], pair[1]), pair[0]..pair[1]));
+    balanced(runs.collect()).into_iter().map(|(_, run)| sorted[run].to_vec()).collect()
+}
+
+/// Where to cut `count` rows into `parts` runs so that the sum of their squared costs is least, by
+/// dynamic programming. Gives `parts + 1` bounds, the first 0 and the last `count`.
+fn bounds(count: usize, parts: usize, cost: impl Fn(usize, usize) -> u64) -> Vec<usize> {
+    let mean = count.div_ceil(parts).max(1);
+    let places = |part: usize| {
+        let middle = part * count / parts;
+        let (low, high) = (middle.saturating_sub(BAND * mean), (middle + BAND * mean).min(count));
+        let all = (low..=high).step_by(mean.div_ceil(PLACES));
+        let only = [(part == 0).then_some(0), (part == parts).then_some(count)];
+        match only.into_iter().flatten().next() {
+            Some(only) => vec![only],
+            None => all.collect(),
+        }
+    };
+    // For each bound so far: its places, the least sum up to there, and which place before gave it.
+    let mut table: Vec<Vec<(usize, u128, usize)>> = vec![vec![(0, 0, 0)]];
+    for part in 1..=parts {
+        let before = &table[part - 1];
+        let best = |end: usize| {
+            let sums = before.iter().enumerate().filter(|(_, (start, ..))| *start <= end).map(
+                |(index, (start, sum, _))| (sum + u128::from(cost(*start, end)).pow(2), index),
+            );
+            sums.min().map(|(sum, index)| (end, sum, index))
+        };
+        let row = places(part).into_iter().filter_map(best).collect();
+        table.push(row);
+    }
+    let mut index = 0;
+    let mut bounds: Vec<usize> = table
+        .iter()
+        .rev()
+        .map(|row| {
+            let (place, _, before) = row[index];
+            index = before;
+            place
+        })
+        .collect();
+    bounds.reverse();
+    bounds
+}
+
+/// Orders runs so that each half, quarter, … of the order costs alike: from the dearest on, each run
+/// goes to the half that is cheaper so far and not yet full.
+fn balanced(mut runs: Vec<(u64, Range<usize>)>) -> Vec<(u64, Range<usize>)> {
+    if runs.len() < 2 {
+        return runs;
+    }
+    runs.sort_by_key(|(cost, run)| (std::cmp::Reverse(*cost), run.start));
+    let room = runs.len().div_ceil(2);
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let (mut left_cost, mut right_cost) = (0, 0);
+    let last = runs.len() - room;
+    for (cost, run) in runs {
+        if right.len() == last || (left.len() < room && left_cost <= right_cost) {
+            left_cost += cost;
+            left.push((cost, run));
+        } else {
+            right_cost += cost;
+            right.push((cost, run));
+        }
+    }
+    let mut all = balanced(left);
+    all.extend(balanced(right));
+    all
 }
 
 /// Deals a contiguous run of slices to each rank, so that the dearest rank's cost by its weight is
@@ -110,16 +206,38 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cut_keeps_each_row_and_sorts_by_length(count in 0_u32..40, slices in 1_u32..12) {
+        fn a_cut_keeps_each_row_once(count in 0_u32..80, slices in 1_u32..20) {
             let rows: Vec<u32> = (0..count).rev().collect();
-            let length = |row: u32| row % 7;
+            let length = |row: u32| 3 + row * row % 97;
             let cut = cut(&rows, slices, length);
             prop_assert_eq!(cut.len(), slices as usize);
-            let flat: Vec<u32> = cut.concat();
-            prop_assert!(flat.is_sorted_by_key(|row| (length(*row), *row)));
-            prop_assert_eq!(flat.len(), rows.len());
-            let sizes: Vec<usize> = cut.iter().map(Vec::len).collect();
-            prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1);
+            prop_assert!(cut.iter().all(|slice| slice.is_sorted_by_key(|row| (length(*row), *row))));
+            let mut flat = cut.concat();
+            flat.sort_unstable();
+            prop_assert!(flat.into_iter().eq(0..count));
+        }
+
+        /// No other cut of the sorted rows has a smaller sum of squared costs.
+        #[test]
+        fn a_cut_is_the_best(lengths in proptest::collection::vec(1_u32..130, 1..10), slices in 1_u32..5) {
+            let rows: Vec<u32> = (0..).take(lengths.len()).collect();
+            let length = |row: u32| lengths[row as usize];
+            let slice_cost = |slice: &[u32]| {
+                let longest = slice.iter().map(|row| length(*row)).max().unwrap_or(0);
+                cost(slice.len(), longest as usize).pow(2)
+            };
+            let found: u64 = cut(&rows, slices, length).iter().map(|slice| slice_cost(slice)).sum();
+            let sorted = sorted(&rows, length);
+            fn least(rows: &[u32], slices: u32, cost: &dyn Fn(&[u32]) -> u64) -> u64 {
+                if slices == 1 {
+                    return cost(rows);
+                }
+                let ways = (0..=rows.len()).map(|end| {
+                    cost(&rows[..end]) + least(&rows[end..], slices - 1, cost)
+                });
+                ways.min().unwrap()
+            }
+            prop_assert_eq!(found, least(&sorted, slices, &slice_cost));
         }
 
         #[test]
@@ -136,6 +254,50 @@ mod tests {
             }
             prop_assert_eq!(next as usize, costs.len());
         }
+    }
+
+    /// Lengths like those of RTE: two ranks are dealt nearly the same, and so are four.
+    #[test]
+    fn ranks_get_like_costs() {
+        let rows: Vec<u32> = (0..32).collect();
+        let length = |row: u32| 20 + row * row / 10;
+        let longest = |slice: &Vec<u32>| slice.iter().map(|row| length(*row)).max().unwrap_or(0);
+        let slices = cut(&rows, 8, length);
+        let costs: Vec<f64> =
+            slices.iter().map(|slice| cost(slice.len(), longest(slice) as usize) as f64).collect();
+        for (ranks, least) in [(2, 1.9), (4, 3.4)] {
+            let runs = deal(&costs, &vec![1.0; ranks]);
+            let dearest = runs
+                .iter()
+                .map(|run| costs[run.start as usize..run.end as usize].iter().sum::<f64>())
+                .fold(0.0, f64::max);
+            let speed_up = costs.iter().sum::<f64>() / dearest;
+            assert!(speed_up > least, "{ranks} ranks: {speed_up} in {costs:?}");
+        }
+    }
+
+    #[test]
+    fn padding_is_at_most_an_eighth() {
+        assert_eq!(
+            [0, 1, 16, 17, 30, 33, 64, 65, 128, 129].map(padded),
+            [0, 1, 16, 18, 30, 36, 64, 72, 128, 144]
+        );
+        assert!((1..5000).all(|longest| 8 * (padded(longest) - longest) < longest));
+    }
+
+    #[test]
+    fn a_large_batch_is_cut_in_time() {
+        let rows: Vec<u32> = (0..65_536).collect();
+        for slices in [1, 7, 256, 16_384] {
+            let sizes = cut(&rows, slices, |row| row % 500).iter().map(Vec::len).sum::<usize>();
+            assert_eq!(sizes, rows.len());
+        }
+    }
+
+    #[test]
+    fn rows_of_a_split_are_cut_by_number() {
+        let slices = cut_by_rows(&[0, 1, 2, 3, 4], 2, |row| 9 - row);
+        assert_eq!(slices, [vec![4, 3], vec![2, 1], vec![0]]);
     }
 
     #[test]

@@ -11,6 +11,9 @@
 //! | 2 | bits 32 to 47 of the time · 2¹⁶ + slice |
 //! | 3 | bits 0 to 31 of the time: a step for dropout, an epoch for shuffles |
 
+/// Philox4x32-10's.
+pub(super) const ROUNDS: usize = 10;
+
 /// What numbers are drawn for; each purpose has streams of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -45,25 +48,19 @@ impl Stream {
         }
     }
 
-    fn block(&self, block: u32) -> [u32; 4] {
-        philox([block, self.place[0], self.place[1], self.place[2]], self.key)
+    pub(super) fn block(&self, block: u32) -> [u32; 4] {
+        philox(self.counter(block), self.key)
     }
 
-    /// Fills `out` with inverted dropout's factors: 0 with probability `p`, else `1 / (1 - p)`.
-    pub fn dropout_factors(&self, p: f64, out: &mut [f32]) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "p is below 1, so the product is below 2^32"
-        )]
-        let threshold = (p * 4_294_967_296.0) as u32;
-        #[expect(clippy::cast_possible_truncation, reason = "the nearest fp32 value is meant")]
-        let scale = (1.0 / (1.0 - p)) as f32;
-        for (block, four) in (0..).zip(out.chunks_mut(4)) {
-            for (factor, number) in four.iter_mut().zip(self.block(block)) {
-                *factor = if number < threshold { 0.0 } else { scale };
-            }
-        }
+    /// Where a block stands.
+    #[inline(always)]
+    pub(super) fn counter(&self, block: u32) -> [u32; 4] {
+        [block, self.place[0], self.place[1], self.place[2]]
+    }
+
+    #[inline(always)]
+    pub(super) fn key(&self) -> [u32; 2] {
+        self.key
     }
 
     /// Fills `out` with normal numbers of mean 0, by Box and Muller's transform in f64.
@@ -103,18 +100,39 @@ fn unit(low: u32, high: u32) -> f64 {
     bits / 9_007_199_254_740_992.0
 }
 
-fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
-    for _ in 0..10 {
-        let [low0, high0] = halves(u64::from(counter[0]) * 0xD251_1F53);
-        let [low1, high1] = halves(u64::from(counter[2]) * 0xCD9E_8D57);
-        counter = [high1 ^ counter[1] ^ key[0], low1, high0 ^ counter[3] ^ key[1], low0];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+fn philox(counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    let mut words = counter.map(u64::from);
+    for _ in 0..ROUNDS {
+        words = philox_round(words, key);
+        key = next_key(key);
     }
-    counter
+    words.map(|word| halves(word)[0])
+}
+
+/// One round on words of 32 bits that stand in 64, as the products want them; the upper halves are
+/// of no meaning.
+#[inline(always)]
+pub(super) fn philox_round(words: [u64; 4], key: [u32; 2]) -> [u64; 4] {
+    let low = u64::from(u32::MAX);
+    let product0 = (words[0] & low) * 0xD251_1F53;
+    let product1 = (words[2] & low) * 0xCD9E_8D57;
+    [
+        (product1 >> 32) ^ words[1] ^ u64::from(key[0]),
+        product1,
+        (product0 >> 32) ^ words[3] ^ u64::from(key[1]),
+        product0,
+    ]
+}
+
+/// The key of the round after.
+#[inline(always)]
+pub(super) fn next_key(key: [u32; 2]) -> [u32; 2] {
+    [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)]
 }
 
 /// The low and the high half.
 #[expect(clippy::cast_possible_truncation, reason = "halves are what is meant")]
+#[inline(always)]
 fn halves(number: u64) -> [u32; 2] {
     [number as u32, (number >> 32) as u32]
 }
@@ -135,18 +153,6 @@ mod tests {
             [0xa409_3822, 0x299f_31d0],
             [0xd16c_fe09, 0x94fd_cceb, 0x5001_e420, 0x2412_6ea1],
         );
-    }
-
-    #[test]
-    fn dropout_keeps_the_expected_share() {
-        let mut factors = vec![0.0; 100_000];
-        Stream::new(11, Purpose::Dropout, 3, 1, 2).dropout_factors(0.1, &mut factors);
-        let dropped = factors.iter().filter(|factor| **factor == 0.0).count();
-        assert!((9_600..10_400).contains(&dropped), "{dropped}");
-        let mean = factors.iter().map(|factor| f64::from(*factor)).sum::<f64>() / 100_000.0;
-        assert!((mean - 1.0).abs() < 0.005, "{mean}");
-        Stream::new(11, Purpose::Dropout, 3, 1, 2).dropout_factors(0.0, &mut factors);
-        assert!(factors.iter().all(|factor| *factor == 1.0));
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! Plain loops whose bits depend on nothing but their input: no torch, no vector library, no fused
-//! multiply-add, sums in a fixed order.
+//! Plain loops whose bits depend on nothing but their input: no torch, no fused multiply-add, sums
+//! in a fixed order. Only integers are computed by whatever vectors a processor has.
 
 pub mod adamw;
 pub mod batches;
 pub mod generator;
+pub mod masks;
 pub mod schedule;
 pub mod state;
 pub mod tree;

@@ -1,7 +1,7 @@
 //! Attention with a prefix, written out (specification section 5).
 
 use super::Result;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A layer's prefix: key and value, each `[B, h, P, d]`, used as they are.
 pub struct Keys {
@@ -11,45 +11,48 @@ pub struct Keys {
     pub value: Tensor,
 }
 
-/// Attends from each text position to prefix and text.
+/// The text's part of attention.
+pub struct Projected {
+    /// `[B, Q, H]`, of the positions that ask: all, or the first only.
+    pub query: Tensor,
+    /// `[B, S, H]`.
+    pub key: Tensor,
+    /// `[B, S, H]`.
+    pub value: Tensor,
+}
+
+/// Attends from each query to prefix and text.
 ///
-/// `mixed` is `[B, S, 3H]`: query, key, value. `mask` is `[B, 1, 1, P+S]`, added to the scores. Gives
-/// `[B, S, H]`.
+/// `mask` is `[B, 1, 1, P+S]` of the projections' kind, added to the scores; without one, nothing is padded. Gives
+/// `[B, Q, H]`.
 ///
 /// # Errors
 /// Those of torch.
 pub fn attend(
-    mixed: &Tensor,
+    text: &Projected,
     heads: i64,
-    mask: &Tensor,
+    mask: Option<&Tensor>,
     prefix: Option<&Keys>,
     dropout: impl FnOnce(Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let (rows, length, triple) = mixed.size3()?;
-    let head_size = triple / 3 / heads;
-    let parts = mixed
-        .f_view([rows, length, 3, heads, head_size])?
-        .f_permute([2, 0, 3, 1, 4])?
-        .f_unbind(0)?; // 3 of [B, h, S, d]
-    let [query, key, value] = &parts[..] else {
-        unreachable!("the first axis holds query, key and value");
+    let (rows, queries, size) = text.query.size3()?;
+    let head_size = size / heads;
+    let split = |tensor: &Tensor| {
+        tensor.f_view([rows, -1, heads, head_size])?.f_transpose(1, 2) // [B, h, ·, d]
     };
-    let (joined_key, joined_value);
-    let (key, value) = match prefix {
-        Some(prefix) => {
-            joined_key = Tensor::f_cat(&[&prefix.key, key], 2)?;
-            joined_value = Tensor::f_cat(&[&prefix.value, value], 2)?;
-            (&joined_key, &joined_value)
-        }
-        None => (key, value),
+    let behind = |prefix: Option<&Tensor>, text: &Tensor| match prefix {
+        Some(prefix) => Tensor::f_cat(&[prefix, &split(text)?], 2),
+        None => split(text),
     };
+    let key = behind(prefix.map(|prefix| &prefix.key), &text.key)?; // [B, h, P+S, d]
+    let value = behind(prefix.map(|prefix| &prefix.value), &text.value)?;
     #[expect(clippy::cast_precision_loss, reason = "a head has few hundred elements")]
     let scale = 1.0 / (head_size as f64).sqrt();
-    let scores = query
-        .f_mul_scalar(scale)?
-        .f_matmul(&key.f_transpose(2, 3)?)? // [B, h, S, P+S]
-        .f_add(mask)?;
-    let probabilities = dropout(scores.f_softmax(3, Kind::Float)?)?;
-    let context = probabilities.f_matmul(value)?; // [B, h, S, d]
-    Ok(context.f_transpose(1, 2)?.f_reshape([rows, length, heads * head_size])?)
+    let mut scores = split(&text.query)?.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?; // [B, h, Q, P+S]
+    if let Some(mask) = mask {
+        scores = scores.f_add(mask)?;
+    }
+    // In bf16 libtorch computes a row in fp32 and rounds it once.
+    let context = dropout(scores.f_softmax(3, scores.kind())?)?.f_matmul(&value)?; // [B, h, Q, d]
+    Ok(context.f_transpose(1, 2)?.f_reshape([rows, queries, size])?)
 }

@@ -2,7 +2,8 @@
 
 use super::Result;
 use crate::features::Sequence;
-use tch::Tensor;
+use crate::numerics::batches::padded;
+use tch::{Kind, Tensor};
 
 /// A slice, ready to be computed by any thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Slice {
     pub index: u16,
     /// Rows.
     pub rows: usize,
-    /// Longest sequence S; the others are padded to it.
+    /// S: what all are [`padded`] to.
     length: usize,
     /// Token ids, `[B, S]`, where B is rows times choices.
     ids: Vec<i64>,
@@ -24,9 +25,10 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// Pads sequences (each row's choices in a row) to the longest.
+    /// Pads sequences (each row's choices in a row) to one length.
     pub fn new(index: u16, sequences: &[Sequence<'_>], labels: &[i32]) -> Self {
-        let length = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
+        let longest = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
+        let length = padded(longest);
         let count = sequences.len() * length;
         let (mut ids, mut types) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (row, sequence) in (1..).zip(sequences) {
@@ -52,23 +54,33 @@ impl Slice {
         self.lengths.iter().map(|length| *length as u64).sum()
     }
 
-    /// The tensors of the forward pass behind a prefix of P positions.
+    /// Tokens, padding included: what its time grows with.
+    pub fn cost(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The tensors of the forward pass behind a prefix of P positions, with activations of `kind`.
     ///
     /// # Errors
     /// Those of torch.
-    pub fn inputs(&self, prefix: i64) -> Result<Inputs> {
+    pub fn inputs(&self, prefix: i64, kind: Kind) -> Result<Inputs> {
         let before = usize::try_from(prefix).unwrap_or(0);
         let width = before + self.length;
-        let mut mask = vec![0.0_f32; self.lengths.len() * width];
-        for (row, length) in mask.chunks_mut(width.max(1)).zip(&self.lengths) {
-            row[before + length..].fill(-10_000.0);
-        }
         let size = [signed(self.lengths.len()), signed(self.length)];
+        let padded = self.lengths.iter().any(|length| *length < self.length);
+        let mask = padded.then(|| {
+            let mut mask = vec![0.0_f32; self.lengths.len() * width];
+            for (row, length) in mask.chunks_mut(width).zip(&self.lengths) {
+                row[before + length..].fill(-10_000.0);
+            }
+            Tensor::f_from_slice(&mask)?.f_view([size[0], 1, 1, signed(width)])?.f_to_kind(kind)
+        });
         Ok(Inputs {
             prefix,
+            longest: signed(self.lengths.iter().copied().max().unwrap_or(0)),
             ids: Tensor::f_from_slice(&self.ids)?.f_view(size)?,
             types: Tensor::f_from_slice(&self.types)?.f_view(size)?,
-            mask: Tensor::f_from_slice(&mask)?.f_view([size[0], 1, 1, signed(width)])?,
+            mask: mask.transpose()?,
         })
     }
 
@@ -85,12 +97,15 @@ impl Slice {
 pub struct Inputs {
     /// Prefix length P.
     pub prefix: i64,
+    /// Tokens of the longest sequence, at most S.
+    pub longest: i64,
     /// Token ids, `[B, S]`.
     pub ids: Tensor,
     /// Token types, `[B, S]`.
     pub types: Tensor,
     /// Added to attention scores, `[B, 1, 1, P+S]`: 0 for prefix and tokens, -10000 for padding.
-    pub mask: Tensor,
+    /// None where nothing is padded.
+    pub mask: Option<Tensor>,
 }
 
 /// A size as torch wants it.

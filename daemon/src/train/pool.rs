@@ -5,6 +5,7 @@ use super::backbones::bert::Bert;
 use super::batch::Slice;
 use super::step::{Network, Setting, SliceGradient};
 use super::{Result, TensorError};
+use std::cmp::Reverse;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -68,9 +69,11 @@ impl Pool {
         &self,
         values: &Arc<Vec<f32>>,
         step: u64,
-        slices: Vec<Slice>,
+        mut slices: Vec<Slice>,
     ) -> std::result::Result<Vec<SliceGradient>, PoolError> {
         let count = slices.len();
+        // The dearest first, so that the threads end at about the same time.
+        slices.sort_by_key(|slice| Reverse(slice.cost()));
         for slice in slices {
             self.send(Work::Gradient { values: Arc::clone(values), step, slice })?;
         }

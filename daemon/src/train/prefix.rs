@@ -4,9 +4,10 @@
 use super::Result;
 use super::attention::Keys;
 use super::dropout::{Dropout, Site};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-/// Expands the table over B sequences, drops out with a mask of each sequence's own, and splits.
+/// Expands the table (fp32) over B sequences, drops out with a mask of each sequence's own, and
+/// splits it into keys and values of `kind`.
 ///
 /// The last axis of the table is layer-major, key before value, head-major inside: index
 /// `((2·layer + kv)·h + head)·d + j`.
@@ -18,17 +19,20 @@ pub fn keys(
     sequences: i64,
     layers: i64,
     heads: i64,
+    kind: Kind,
     dropout: &Dropout,
 ) -> Result<Vec<Keys>> {
     let (length, width) = table.size2()?;
     let head_size = width / (2 * layers * heads);
-    let expanded = table.f_unsqueeze(0)?.f_expand([sequences, length, width], false)?;
-    let dropped = dropout.apply(expanded, Site::Prefix)?; // [B, P, 2LH]
-    let split = dropped
-        .f_reshape([sequences, length, 2 * layers, heads, head_size])?
-        .f_permute([2, 0, 3, 1, 4])? // [2L, B, h, P, d]
-        // One unbind: its backward makes one tensor, where 2L narrows would make 2L full ones.
-        .f_unbind(0)?;
+    let split = table
+        .f_view([length, 2 * layers, heads, head_size])?
+        .f_permute([1, 2, 0, 3])?
+        .f_unsqueeze(1)?
+        .f_expand([2 * layers, sequences, heads, length, head_size], false)?; // [2L, B, h, P, d]
+    // To `kind` after the expansion, so that the gradient's sum over sequences is one of fp32.
+    let dropped = dropout.apply(split, Site::Prefix)?.f_to_kind(kind)?;
+    // One unbind: its backward makes one tensor, where 2L narrows would make 2L full ones.
+    let split = dropped.f_unbind(0)?;
     let mut parts = split.into_iter();
     let mut all = Vec::new();
     while let (Some(key), Some(value)) = (parts.next(), parts.next()) {
@@ -46,9 +50,9 @@ mod tests {
     fn entries_land_where_the_specification_says() {
         let (length, layers, heads, size) = (3, 2, 4, 5);
         let width = 2 * layers * heads * size;
-        let table = Tensor::arange(length * width, (tch::Kind::Float, tch::Device::Cpu))
-            .view([length, width]);
-        let keys = keys(&table, 2, layers, heads, &Dropout::OFF).unwrap();
+        let table =
+            Tensor::arange(length * width, (Kind::Float, tch::Device::Cpu)).view([length, width]);
+        let keys = keys(&table, 2, layers, heads, Kind::Float, &Dropout::OFF).unwrap();
         for layer in 0..layers {
             for (kv, head, position, j) in [(0, 0, 0, 0), (1, 3, 2, 4), (0, 2, 1, 3), (1, 0, 2, 0)]
             {

@@ -3,13 +3,14 @@
 use crate::train::backbones::bert::Bert;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
+use ptv2_common::spec::Precision;
 use ptv2_common::storage;
 use std::path::Path;
 
-/// The last backbone used: its pin, and its weights.
+/// The last backbone used: its pin, its precision, and its weights.
 #[derive(Default)]
 pub(super) struct Backbones {
-    resident: Option<(PinnedBackbone, Bert)>,
+    resident: Option<(PinnedBackbone, Precision, Bert)>,
 }
 
 impl Backbones {
@@ -20,10 +21,11 @@ impl Backbones {
     pub(super) fn get(
         &mut self,
         pin: &PinnedBackbone,
+        precision: Precision,
         loaded: impl FnOnce(),
     ) -> Result<Bert, Explained> {
-        if let Some((resident, bert)) = &self.resident
-            && resident == pin
+        if let Some((resident, resident_precision, bert)) = &self.resident
+            && (resident, *resident_precision) == (pin, precision)
         {
             return Ok(bert.share());
         }
@@ -32,10 +34,10 @@ impl Backbones {
         let directory = Path::new(&pin.directory);
         verify(&directory.join("config.json"), &pin.config_sha256)?;
         verify(&directory.join("model.safetensors"), &pin.weights_sha256)?;
-        let bert = Bert::load(directory)?;
+        let bert = Bert::load(directory, precision)?;
         loaded();
         let shared = bert.share();
-        self.resident = Some((pin.clone(), bert));
+        self.resident = Some((pin.clone(), precision, bert));
         Ok(shared)
     }
 }

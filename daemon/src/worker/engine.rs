@@ -175,7 +175,8 @@ impl Engine {
             shared.pulse.loaded();
             shared.pulse.moved(DevicePhase::Loading, None);
         };
-        let bert = self.backbones.get(&start.job.backbone, loaded)?;
+        let precision = start.job.spec.backbone.precision;
+        let bert = self.backbones.get(&start.job.backbone, precision, loaded)?;
         let setting = Arc::new(setting(start, &bert));
         let data = self.runtime.block_on(data::load(&store, &start.features))?;
         let pool = Pool::new(&bert, &setting, shared.config.threads)

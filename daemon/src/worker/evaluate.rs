@@ -1,8 +1,9 @@
 //! Evaluation, sharded in slices of its own: every rank scores some, all ranks compute the metric.
 
-use super::generation::{Training, slice};
+use super::generation::{Training, slice, tokens};
 use super::held::Exit;
-use crate::numerics::batches::cut;
+use crate::clock;
+use crate::numerics::batches::cut_by_rows;
 use crate::tasks;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
@@ -10,19 +11,20 @@ use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use std::sync::Arc;
 
 /// Rows of an evaluation slice. Part of the result: a slice's padding touches its scores' last bits.
-const ROWS_OF_A_SLICE: u32 = 8;
+const ROWS_OF_A_SLICE: usize = 8;
 
 /// Scores the validation rows with the current state.
 ///
 /// # Errors
 /// Why this rank left.
 pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics, Exit> {
+    let began = clock::now();
     let place = training.place()?;
     let step = place.step;
     let val = &training.held.data.val;
     let rows = u32::try_from(val.len()).unwrap_or(u32::MAX);
     let all: Vec<u32> = (0..rows).collect();
-    let slices = cut(&all, rows.div_ceil(ROWS_OF_A_SLICE), |row| val.length(row as usize));
+    let slices = cut_by_rows(&all, ROWS_OF_A_SLICE, |row| val.length(row as usize));
     let own = training.own_run(val, &slices);
     let state = &training.held.progress.as_ref().ok_or(Exit::Stopped)?.state;
     let values = Arc::new(state.values.clone());
@@ -66,11 +68,17 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     }
     let job = &training.start.job;
     let task = tasks::by_name(&job.spec.task)?;
+    let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
+    let tokens: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a split's tokens are far below 2^53")]
+    let tokens = tokens as f64;
     let epochs = step / job.plan.steps_per_epoch.max(1);
     Ok(EvaluationMetrics {
         step,
         epoch: u32::try_from(epochs).unwrap_or(u32::MAX),
         split: "val".into(),
+        rows_per_s: f64::from(rows) / seconds,
+        tokens_per_s: tokens / seconds,
         values: task.metrics(&predictions, training.held.data.val.labels()),
     })
 }

@@ -5,6 +5,16 @@ use ptv2_common::session::Fingerprint;
 /// The libtorch that `tch` 0.24 is made for.
 const LIBTORCH: &str = "2.11.0";
 
+/// Settings of the person's own that make the libraries choose other kernels.
+const SETTINGS: [&str; 6] = [
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+];
+
 /// Host name and process id, for people.
 pub(super) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -12,6 +22,7 @@ pub(super) fn host() -> String {
 }
 
 /// This machine's fingerprint.
+#[expect(clippy::disallowed_methods, reason = "the libraries' own settings, not ours")]
 pub(super) fn of_cpu() -> Fingerprint {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     Fingerprint {
@@ -19,8 +30,13 @@ pub(super) fn of_cpu() -> Fingerprint {
         instruction_set: instruction_set(&text),
         libtorch: LIBTORCH.into(),
         ptv2: ptv2_common::VERSION.into(),
-        settings: "fp32".into(),
+        settings: settings(|name| std::env::var(name).ok()),
     }
+}
+
+fn settings(variable: impl Fn(&str) -> Option<String>) -> String {
+    let set = SETTINGS.iter().filter_map(|name| Some(format!("{name}={}", variable(name)?)));
+    set.collect::<Vec<_>>().join(" ")
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -61,5 +77,12 @@ mod tests {
         assert_eq!(super::device(text), "GenuineIntel-6-143");
         assert_eq!(super::instruction_set(text), "AVX512+amx_tile");
         assert_eq!(super::instruction_set(""), "DEFAULT");
+    }
+
+    #[test]
+    fn settings_that_change_kernels_are_told() {
+        let one = |name: &str| (name == "MKL_CBWR").then(|| "AVX2".to_owned());
+        assert_eq!(super::settings(one), "MKL_CBWR=AVX2");
+        assert_eq!(super::settings(|_| None), "");
     }
 }

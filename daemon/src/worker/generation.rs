@@ -11,7 +11,7 @@ use crate::collective::Collective;
 use crate::collective::tcp::Tcp;
 use crate::features::{Rows, Sequence};
 use crate::numerics::adamw::{AdamW, clip_global_norm};
-use crate::numerics::batches::{BatchPlan, cut, deal};
+use crate::numerics::batches::{BatchPlan, cost, cut, deal};
 use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
 use crate::numerics::tree::{Node, covering, sum};
@@ -201,7 +201,8 @@ impl<'a> Training<'a> {
 
     /// The run of slices that this rank computes.
     pub(super) fn own_run(&self, data: &Rows, slices: &[Vec<u32>]) -> Range<u32> {
-        let costs: Vec<f64> = slices.iter().map(|rows| cost(data, rows)).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a slice's tokens are far below 2^53")]
+        let costs: Vec<f64> = slices.iter().map(|rows| cost_of(data, rows) as f64).collect();
         deal(&costs, &self.weights)[self.group.rank() as usize].clone()
     }
 
@@ -367,16 +368,15 @@ impl<'a> Training<'a> {
     }
 }
 
-/// What a slice's time grows with: its tokens, padding included.
-fn cost(data: &Rows, rows: &[u32]) -> f64 {
+/// What a slice costs.
+fn cost_of(data: &Rows, rows: &[u32]) -> u64 {
     let longest = rows.iter().map(|row| data.length(*row as usize)).max().unwrap_or(0);
-    let sequences: usize = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
-    #[expect(clippy::cast_precision_loss, reason = "a slice's sequences are far below 2^53")]
-    let sequences = sequences as f64;
-    sequences * f64::from(longest)
+    let sequences = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
+    cost(sequences, longest as usize)
 }
 
-fn tokens(data: &Rows, row: u32) -> u64 {
+/// A row's tokens.
+pub(super) fn tokens(data: &Rows, row: u32) -> u64 {
     data.sequences(row as usize).iter().map(|sequence| sequence.ids.len() as u64).sum()
 }
 

@@ -28,21 +28,32 @@ use pulse::Pulse;
 use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
-/// Readies the process for computing: one torch thread, and an end with a message when any thread
+/// What libraries read from the environment before `main`, and why it is set.
+const ENVIRONMENT: [(&str, &str); 3] = [
+    // A compute thread computes alone; see the module on the pool.
+    ("OMP_NUM_THREADS", "1"),
+    // oneDNN compiles a kernel for each new shape. A job has more shapes than the default of 1024.
+    ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384"),
+    // Milliseconds after which freed memory goes back to the system: longer than a step, so that a
+    // step's tensors take the place of the last one's.
+    ("MIMALLOC_PURGE_DELAY", "1000"),
+];
+
+/// Readies the process for computing: its environment, and an end with a message when any thread
 /// panics, since a missing compute thread would be waited for without end.
 ///
 /// # Errors
 /// When the program cannot start itself again.
-#[expect(clippy::disallowed_methods, reason = "OpenMP reads its threads from the environment")]
+#[expect(clippy::disallowed_methods, reason = "the libraries' own settings, not ours")]
 pub fn prepare_process() -> Result<(), Explained> {
     use std::os::unix::process::CommandExt;
-    let threads = "OMP_NUM_THREADS";
-    if std::env::var(threads).ok().as_deref() != Some("1") {
-        // Too late to set in this process: libtorch has read it.
+    let set = |(name, value): &(&str, &str)| std::env::var(name).is_ok_and(|found| found == *value);
+    if !ENVIRONMENT.iter().all(set) {
+        // Too late to set in this process: the libraries have read it.
         let program = std::env::current_exe().map_err(|error| Explained::from_error(&error))?;
         let error = std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
-            .env(threads, "1")
+            .envs(ENVIRONMENT)
             .exec();
         return Err(Explained::new(format!("the worker cannot start itself again: {error}")));
     }

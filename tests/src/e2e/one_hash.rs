@@ -7,12 +7,17 @@ use super::harness::{Cluster, cargo, hash, poll, superglue, tiny_cb};
 fn every_group_ends_with_one_hash() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, "");
-    let mut hashes = Vec::new();
+    let bf16 = ["--set", "backbone.precision=bf16"];
+    let (mut hashes, mut bf16_hashes) = (Vec::new(), Vec::new());
     for threads in [1, 2] {
         let cluster = Cluster::start(4, threads);
         for world in ["1", "2", "3", "4"] {
             let status = cluster.run(&job, &["--workers", world]);
             hashes.push((format!("{world} workers of {threads} threads"), hash(&status)));
+        }
+        for world in ["1", "4"] {
+            let status = cluster.run(&job, &[bf16.as_slice(), &["--workers", world]].concat());
+            bf16_hashes.push((format!("{world} workers of {threads} threads"), hash(&status)));
         }
     }
     // Workers of 3, 1 and 1 threads are dealt 3, 1 and 1 slices of five.
@@ -22,6 +27,8 @@ fn every_group_ends_with_one_hash() {
     }
     hashes.push(("an uneven deal".into(), hash(&cluster.run(&job, &["--workers", "3"]))));
     assert!(hashes.iter().all(|(_, hash)| *hash == hashes[0].1), "{hashes:#?}");
+    assert!(bf16_hashes.iter().all(|(_, hash)| *hash == bf16_hashes[0].1), "{bf16_hashes:#?}");
+    assert_ne!(hashes[0].1, bf16_hashes[0].1, "bf16 must not be fp32");
     // Another seed, and another cut into slices, give another result: the hash tells them apart.
     let other = cluster.run(&job, &["--set", "training.seed=12"]);
     assert_ne!(hash(&other), hashes[0].1);

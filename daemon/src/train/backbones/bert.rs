@@ -3,10 +3,11 @@
 use super::weights::{WeightFile, Weights};
 use crate::backbone::Config;
 use crate::train::Result;
-use crate::train::attention::{self, Keys};
+use crate::train::attention::{self, Keys, Projected};
 use crate::train::batch::Inputs;
 use crate::train::dropout::{Dropout, Site};
 use ptv2_common::error::Explained;
+use ptv2_common::spec::Precision;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
@@ -16,10 +17,10 @@ struct Linear {
 }
 
 impl Linear {
-    fn take(weights: &Weights<'_>, name: &str) -> std::result::Result<Self, Explained> {
+    fn take(weights: &Weights<'_>, name: &str, kind: Kind) -> std::result::Result<Self, Explained> {
         Ok(Self {
-            weight: weights.take(&format!("{name}.weight"))?,
-            bias: weights.take(&format!("{name}.bias"))?,
+            weight: weights.take(&format!("{name}.weight"), kind)?,
+            bias: weights.take(&format!("{name}.bias"), kind)?,
         })
     }
 
@@ -27,11 +28,20 @@ impl Linear {
         Ok(input.f_linear(&self.weight, Some(&self.bias))?)
     }
 
+    /// `count` of the outputs from `start` on; nothing is copied.
+    fn narrow(&self, start: i64, count: i64) -> Result<Self> {
+        Ok(Self {
+            weight: self.weight.f_narrow(0, start, count)?,
+            bias: self.bias.f_narrow(0, start, count)?,
+        })
+    }
+
     fn share(&self) -> Self {
         Self { weight: self.weight.shallow_clone(), bias: self.bias.shallow_clone() }
     }
 }
 
+/// A layer's norm. It takes little memory and time, so it is fp32 in any precision.
 struct Norm {
     weight: Tensor,
     bias: Tensor,
@@ -45,8 +55,8 @@ impl Norm {
         config: &Config,
     ) -> std::result::Result<Self, Explained> {
         Ok(Self {
-            weight: weights.take(&format!("{name}.weight"))?,
-            bias: weights.take(&format!("{name}.bias"))?,
+            weight: weights.take(&format!("{name}.weight"), Kind::Float)?,
+            bias: weights.take(&format!("{name}.bias"), Kind::Float)?,
             epsilon: config.layer_norm_eps,
         })
     }
@@ -69,6 +79,8 @@ struct Layer {
     attention_norm: Norm,
     inner: Linear,
     outer: Linear,
+    /// The activation between the two: ReLU instead of GELU.
+    relu: bool,
     output_norm: Norm,
 }
 
@@ -77,11 +89,12 @@ impl Layer {
         weights: &Weights<'_>,
         index: u32,
         config: &Config,
+        kind: Kind,
     ) -> std::result::Result<Self, Explained> {
         let name = |tail: &str| format!("encoder.layer.{index}.{tail}");
         let parts = ["query", "key", "value"];
         let [query, key, value] =
-            parts.map(|part| Linear::take(weights, &name(&format!("attention.self.{part}"))));
+            parts.map(|part| Linear::take(weights, &name(&format!("attention.self.{part}")), kind));
         let (query, key, value) = (query?, key?, value?);
         let join = |tensors: [&Tensor; 3]| {
             Tensor::f_cat(&tensors, 0).map_err(|error| Explained::from_error(&error))
@@ -91,12 +104,52 @@ impl Layer {
                 weight: join([&query.weight, &key.weight, &value.weight])?,
                 bias: join([&query.bias, &key.bias, &value.bias])?,
             },
-            attention_output: Linear::take(weights, &name("attention.output.dense"))?,
+            attention_output: Linear::take(weights, &name("attention.output.dense"), kind)?,
             attention_norm: Norm::take(weights, &name("attention.output.LayerNorm"), config)?,
-            inner: Linear::take(weights, &name("intermediate.dense"))?,
-            outer: Linear::take(weights, &name("output.dense"))?,
+            inner: Linear::take(weights, &name("intermediate.dense"), kind)?,
+            outer: Linear::take(weights, &name("output.dense"), kind)?,
+            relu: config.hidden_act == "relu",
             output_norm: Norm::take(weights, &name("output.LayerNorm"), config)?,
         })
+    }
+
+    /// Query, key and value of `hidden` `[B, S, H]`.
+    fn project(&self, hidden: &Tensor) -> Result<Projected> {
+        let (rows, length, size) = hidden.size3()?;
+        let mixed = self.attention_input.apply(hidden)?.f_view([rows, length, 3, size])?;
+        // One unbind: its backward makes one tensor, where three narrows would make three full ones.
+        let [query, key, value] = parts(mixed.f_unbind(2)?);
+        Ok(Projected { query, key, value })
+    }
+
+    /// The same, but only the first position has a query.
+    fn project_first(&self, hidden: &Tensor) -> Result<Projected> {
+        let (rows, length, size) = hidden.size3()?;
+        let rows_of = |start, count| self.attention_input.narrow(start * size, count * size);
+        let query = rows_of(0, 1)?.apply(&hidden.f_narrow(1, 0, 1)?)?;
+        let mixed = rows_of(1, 2)?.apply(hidden)?.f_view([rows, length, 2, size])?;
+        let [key, value] = parts(mixed.f_unbind(2)?);
+        Ok(Projected { query, key, value })
+    }
+
+    /// From attention's context to the layer's output, for the positions `hidden` `[B, Q, H]` that
+    /// had a query. `index` is the layer's own.
+    fn finish(
+        &self,
+        index: usize,
+        hidden: &Tensor,
+        context: &Tensor,
+        dropout: &Dropout,
+    ) -> Result<Tensor> {
+        let output = self.attention_output.apply(context)?;
+        let sum = dropout.add(hidden, &output, Site::AttentionOutput(index))?;
+        let hidden = self.attention_norm.apply(&sum)?;
+
+        let inner = self.inner.apply(&hidden)?;
+        let inner = if self.relu { inner.f_relu()? } else { inner.f_gelu("none")? };
+        let output = self.outer.apply(&inner)?;
+        let sum = dropout.add(&hidden, &output, Site::Output(index))?;
+        self.output_norm.apply(&sum)
     }
 
     fn share(&self) -> Self {
@@ -106,9 +159,15 @@ impl Layer {
             attention_norm: self.attention_norm.share(),
             inner: self.inner.share(),
             outer: self.outer.share(),
+            relu: self.relu,
             output_norm: self.output_norm.share(),
         }
     }
+}
+
+/// The parts of an unbound axis of N.
+fn parts<const N: usize>(unbound: Vec<Tensor>) -> [Tensor; N] {
+    unbound.try_into().unwrap_or_else(|_| unreachable!("the axis was just made with N parts"))
 }
 
 /// A frozen BERT. No tensor of it ever wants a gradient.
@@ -126,24 +185,37 @@ pub struct Bert {
 impl Bert {
     /// Loads a Hugging Face directory, its tensors named with or without `bert.`.
     ///
+    /// Embeddings and layers take the precision; norms and the pooler, which score a few rows only,
+    /// stay fp32.
+    ///
     /// # Errors
     /// Names the file, and the tensor with its expected and found shape.
-    pub fn load(directory: &Path) -> std::result::Result<Self, Explained> {
+    pub fn load(directory: &Path, precision: Precision) -> std::result::Result<Self, Explained> {
         let config = Config::read(directory)?;
         let file = WeightFile::read(directory)?;
         let weights = file.tensors(&config)?;
-        let table = |name: &str| weights.take(&format!("embeddings.{name}_embeddings.weight"));
+        let kind = match precision {
+            Precision::Fp32 => Kind::Float,
+            Precision::Bf16 => Kind::BFloat16,
+        };
+        let table =
+            |name: &str| weights.take(&format!("embeddings.{name}_embeddings.weight"), kind);
         Ok(Self {
             words: table("word")?,
             positions: table("position")?,
             types: table("token_type")?,
             embedding_norm: Norm::take(&weights, "embeddings.LayerNorm", &config)?,
             layers: (0..config.num_hidden_layers)
-                .map(|index| Layer::take(&weights, index, &config))
+                .map(|index| Layer::take(&weights, index, &config, kind))
                 .collect::<std::result::Result<_, _>>()?,
-            pooler: Linear::take(&weights, "pooler.dense")?,
+            pooler: Linear::take(&weights, "pooler.dense", Kind::Float)?,
             config,
         })
+    }
+
+    /// What its activations are made of.
+    pub fn kind(&self) -> Kind {
+        self.words.kind()
     }
 
     /// The same weights for another thread; nothing is copied.
@@ -159,17 +231,28 @@ impl Bert {
         }
     }
 
-    /// The pooled [CLS] of each sequence, `[B, H]`. `prefix` holds a key and a value `[B, h, P, d]`
-    /// for each layer, or nothing.
+    /// The pooled [CLS] of each sequence, fp32 `[B, H]`. `prefix` holds a key and a value
+    /// `[B, h, P, d]` for each layer, or nothing.
     ///
     /// # Errors
     /// Those of torch.
     pub fn pooled(&self, inputs: &Inputs, prefix: &[Keys], dropout: &Dropout) -> Result<Tensor> {
+        let heads = i64::from(self.config.num_attention_heads);
         let mut hidden = self.embed(inputs, dropout)?; // [B, S, H]
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = self.layer(layer, index, &hidden, inputs, prefix.get(index), dropout)?;
+            // Only [CLS] is read of the last layer's output, so only that is computed.
+            let (asking, text) = if index + 1 == self.layers.len() {
+                (hidden.f_narrow(1, 0, 1)?, layer.project_first(&hidden)?)
+            } else {
+                (hidden.shallow_clone(), layer.project(&hidden)?)
+            };
+            let (mask, prefix) = (inputs.mask.as_ref(), prefix.get(index));
+            let context = attention::attend(&text, heads, mask, prefix, |probabilities| {
+                dropout.apply(probabilities, Site::Attention(index))
+            })?;
+            hidden = layer.finish(index, &asking, &context, dropout)?;
         }
-        let first = hidden.f_select(1, 0)?; // [B, H]
+        let first = hidden.f_select(1, 0)?.f_to_kind(Kind::Float)?; // [B, H]
         Ok(self.pooler.apply(&first)?.f_tanh()?)
     }
 
@@ -177,41 +260,16 @@ impl Bert {
     fn embed(&self, inputs: &Inputs, dropout: &Dropout) -> Result<Tensor> {
         let lookup =
             |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
-        let length = inputs.ids.size()[1];
-        let positions = self.positions.f_narrow(0, inputs.prefix, length)?; // [S, H]
+        let padding = inputs.ids.size()[1] - inputs.longest;
+        // Padding may reach beyond the table. It is masked, so it needs no position.
+        let positions = self
+            .positions
+            .f_narrow(0, inputs.prefix, inputs.longest)?
+            .f_constant_pad_nd([0, 0, 0, padding])?; // [S, H]
         let sum = lookup(&self.words, &inputs.ids)?
             .f_add(&lookup(&self.types, &inputs.types)?)?
             .f_add(&positions)?;
         dropout.apply(self.embedding_norm.apply(&sum)?, Site::Embeddings)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a layer's inputs are these")]
-    fn layer(
-        &self,
-        layer: &Layer,
-        index: usize,
-        hidden: &Tensor,
-        inputs: &Inputs,
-        prefix: Option<&Keys>,
-        dropout: &Dropout,
-    ) -> Result<Tensor> {
-        let mixed = layer.attention_input.apply(hidden)?; // [B, S, 3H]
-        let heads = i64::from(self.config.num_attention_heads);
-        let context = attention::attend(&mixed, heads, &inputs.mask, prefix, |probabilities| {
-            dropout.apply(probabilities, Site::Attention(index))
-        })?;
-        let output = layer.attention_output.apply(&context)?;
-        let output = dropout.apply(output, Site::AttentionOutput(index))?;
-        let hidden = layer.attention_norm.apply(&output.f_add(hidden)?)?;
-
-        let inner = layer.inner.apply(&hidden)?;
-        let inner = if self.config.hidden_act == "relu" {
-            inner.f_relu()?
-        } else {
-            inner.f_gelu("none")?
-        };
-        let output = dropout.apply(layer.outer.apply(&inner)?, Site::Output(index))?;
-        layer.output_norm.apply(&output.f_add(&hidden)?)
     }
 
     /// All frozen tensors in a fixed order: for tests that nothing changed and nothing wants a
@@ -235,7 +293,7 @@ impl Bert {
 
     /// Bytes of all frozen tensors.
     pub fn bytes(&self) -> u64 {
-        let size = Kind::Float.elt_size_in_bytes();
-        self.tensors().iter().map(|tensor| (tensor.numel() * size) as u64).sum()
+        let size = |tensor: &Tensor| tensor.numel() * tensor.kind().elt_size_in_bytes();
+        self.tensors().iter().map(|tensor| size(tensor) as u64).sum()
     }
 }

@@ -52,25 +52,25 @@ pub struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// One tensor as fp32, named without `bert.`.
+    /// One tensor as numbers of `kind`, named without `bert.`.
     ///
     /// # Errors
     /// Names the tensor, with the expected and found shape.
-    pub fn take(&self, name: &str) -> Result<Tensor, Explained> {
+    pub fn take(&self, name: &str, kind: Kind) -> Result<Tensor, Explained> {
         let at = |error: Explained| error.at(self.path.display().to_string());
         let shape = self.shapes.get(name);
         let shape = shape.ok_or_else(|| at(Explained::new(format!("no BERT has `{name}`"))))?;
         let found = self.header.find(name, shape)?;
         let kinds =
             [(Dtype::F32, Kind::Float), (Dtype::F16, Kind::Half), (Dtype::BF16, Kind::BFloat16)];
-        let kind = kinds.into_iter().find(|(dtype, _)| *dtype == found.info.dtype);
-        let (_, kind) = kind.ok_or_else(|| at(Explained::new("numbers of no known kind")))?;
+        let stored = kinds.into_iter().find(|(dtype, _)| *dtype == found.info.dtype);
+        let (_, stored) = stored.ok_or_else(|| at(Explained::new("numbers of no known kind")))?;
         let view = self.file.tensor(&found.name);
         let view = view.map_err(|error| at(Explained::from_error(&error)))?;
         let shape: Vec<i64> =
             shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
-        Tensor::f_from_data_size(view.data(), &shape, kind)
-            .and_then(|tensor| tensor.f_to_kind(Kind::Float))
+        Tensor::f_from_data_size(view.data(), &shape, stored)
+            .and_then(|tensor| tensor.f_to_kind(kind))
             .and_then(|tensor| tensor.f_set_requires_grad(false))
             .map_err(|error| at(Explained::from_error(&error)))
     }
