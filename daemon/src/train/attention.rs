@@ -1,7 +1,7 @@
 //! Attention with a prefix, written out (specification section 5).
 
 use super::Result;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
 /// A layer's prefix: key and value, each `[B, h, P, d]`, used as they are.
 pub struct Keys {
@@ -23,7 +23,7 @@ pub struct Projected {
 
 /// Attends from each query to prefix and text.
 ///
-/// `mask` is `[B, 1, 1, P+S]` of the projections' kind, added to the scores; without one, nothing is padded. Gives
+/// `mask` is fp32 `[B, 1, 1, P+S]`, added to the scores; without one, nothing is padded. Gives
 /// `[B, Q, H]`.
 ///
 /// # Errors
@@ -48,11 +48,13 @@ pub fn attend(
     let value = behind(prefix.map(|prefix| &prefix.value), &text.value)?;
     #[expect(clippy::cast_precision_loss, reason = "a head has few hundred elements")]
     let scale = 1.0 / (head_size as f64).sqrt();
-    let mut scores = split(&text.query)?.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?; // [B, h, Q, P+S]
-    if let Some(mask) = mask {
-        scores = scores.f_add(mask)?;
-    }
-    // In bf16 libtorch computes a row in fp32 and rounds it once.
-    let context = dropout(scores.f_softmax(3, scores.kind())?)?.f_matmul(&value)?; // [B, h, Q, d]
+    let scores = split(&text.query)?.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?;
+    // fp32 from here to the probabilities: libtorch's softmax of bf16 takes longer than this.
+    let scores = match mask {
+        Some(mask) => scores.f_add(mask)?,
+        None => scores.f_to_kind(Kind::Float)?,
+    }; // [B, h, Q, P+S]
+    let probabilities = scores.f_softmax(3, Kind::Float)?.f_to_kind(value.kind())?;
+    let context = dropout(probabilities)?.f_matmul(&value)?; // [B, h, Q, d]
     Ok(context.f_transpose(1, 2)?.f_reshape([rows, queries, size])?)
 }

@@ -3,7 +3,7 @@
 use super::Result;
 use crate::features::Sequence;
 use crate::numerics::batches::padded;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// A slice, ready to be computed by any thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +59,11 @@ impl Slice {
         self.ids.len()
     }
 
-    /// The tensors of the forward pass behind a prefix of P positions, with activations of `kind`.
+    /// The tensors of the forward pass behind a prefix of P positions.
     ///
     /// # Errors
     /// Those of torch.
-    pub fn inputs(&self, prefix: i64, kind: Kind) -> Result<Inputs> {
+    pub fn inputs(&self, prefix: i64) -> Result<Inputs> {
         let before = usize::try_from(prefix).unwrap_or(0);
         let width = before + self.length;
         let size = [signed(self.lengths.len()), signed(self.length)];
@@ -73,7 +73,7 @@ impl Slice {
             for (row, length) in mask.chunks_mut(width).zip(&self.lengths) {
                 row[before + length..].fill(-10_000.0);
             }
-            Tensor::f_from_slice(&mask)?.f_view([size[0], 1, 1, signed(width)])?.f_to_kind(kind)
+            Tensor::f_from_slice(&mask)?.f_view([size[0], 1, 1, signed(width)])
         });
         Ok(Inputs {
             prefix,

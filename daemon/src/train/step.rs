@@ -184,15 +184,14 @@ impl Network {
     fn forward(&self, tuned: &Tuned, slice: &Slice, dropout: &Dropout) -> Result<Tensor> {
         let setting = &self.setting;
         let config = &self.backbone.config;
-        let kind = self.backbone.kind();
-        let inputs = slice.inputs(setting.prefix, kind)?;
+        let inputs = slice.inputs(setting.prefix)?;
         let keys = match tuned.table {
             Some(table) => prefix::keys(
                 &tuned.all[table],
                 inputs.ids.size()[0],
                 i64::from(config.num_hidden_layers),
                 i64::from(config.num_attention_heads),
-                kind,
+                self.backbone.kind(),
                 dropout,
             )?,
             None => Vec::new(),
