@@ -134,11 +134,12 @@ def of_scaling(found):
 def of_start(found):
     for precision, own in found.items():
         peer = statistics.median(own["PEFT"])
+        step = statistics.median(own["step"])
         for name, target in [("warm", 0.3), ("cold", 3)]:
             seconds = statistics.median(own[name])
             yield Figure(
                 f"submit to first step, {name}, {precision} / Python's start to it",
-                f"{seconds:.2f} s",
+                f"{seconds:.2f} s" + (f", the step {step:.2f} s of it" if name == "warm" else ""),
                 f"{peer:.2f} s",
                 f"{seconds / peer:.3f}",
                 f"≤ {target} s",

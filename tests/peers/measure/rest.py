@@ -56,7 +56,8 @@ class Rest:
         """Seconds from the start of `ptv2ctl submit`, and of Python, to the end of the first step."""
         found = {}
         for precision in self.options.precisions:
-            own = found[precision] = {"cold": [], "warm": [], "PEFT": [], "disturbed": 0}
+            own = found[precision] = {name: [] for name in ["cold", "warm", "PEFT", "step"]}
+            own["disturbed"] = 0
             for attempt in range(self.counts.starts):
                 self.say(f"time to the first step, {precision}: {attempt + 1} of {self.counts.starts}")
                 self.starts_of(precision, own)
@@ -71,23 +72,26 @@ class Rest:
             for old in daemons:
                 old.end()
             daemons[:] = [self.daemon(1, self.options.threads)]
-            return self.submit(daemons[0], precision)
+            return self.submit(daemons[0], precision).first_step_after_s
 
         def peer():
             started = Peer(self.options, self.processes, self.workload, precision)
             started.end()
             return started.first_step_after_s
 
-        steps = {"cold": cold, "warm": lambda: self.submit(daemons[0], precision), "PEFT": peer}
-        for name, action in steps.items():
+        def warm():
+            run = self.submit(daemons[0], precision)
+            found["step"].append(run.steps[0][0])
+            return run.first_step_after_s
+
+        for name, action in {"cold": cold, "warm": warm, "PEFT": peer}.items():
             measured = self.watch.measure(f"time to the first step, {name}, {precision}", action)
             found[name].append(measured.value)
             found["disturbed"] += measured.disturbed
         daemons[0].end()
 
     def submit(self, daemon, precision):
-        run = daemon.run(self.workload, precision, START_STEPS, START_VAL_ROWS)
-        return run.first_step_after_s
+        return daemon.run(self.workload, precision, START_STEPS, START_VAL_ROWS)
 
     def memory(self):
         """Peak resident memory of processes that do one job and nothing else."""
