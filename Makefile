@@ -75,6 +75,6 @@ test-peft: libtorch venv
 	$(VENV)/bin/python tests/goldens/peft_check.py target/peft-check
 
 bench: libtorch backbone release venv
-	$(if $(wildcard daemon/examples/step_without_torch.rs),cargo build --release --package ptv2-daemon --example step_without_torch)
+	cargo build --release --package ptv2-daemon --example step_without_torch
 	$(VENV)/bin/python tests/peers/backbone.py
 	python3 tests/peers/bench.py --python $(VENV)/bin/python $(BENCH)

@@ -201,7 +201,10 @@ fn metrics_row(row: &MetricsRow) -> Vec<String> {
                 .map(|(name, value)| format!("{name} {value:.4}"))
                 .collect();
             let mut cells = vec![evaluation.step.to_string(), evaluation.epoch.to_string()];
-            cells.resize(7, String::new());
+            cells.resize(5, String::new());
+            for rate in [evaluation.rows_per_s, evaluation.tokens_per_s] {
+                cells.push(rate.map(|rate| format!("{rate:.0}")).unwrap_or_default());
+            }
             cells.push(format!("{}: {}", evaluation.split, values.join(", ")));
             cells
         }
@@ -260,8 +263,8 @@ mod tests {
             step: 20,
             epoch: 1,
             split: "val".into(),
-            rows_per_s: 100.0,
-            tokens_per_s: 900.0,
+            rows_per_s: Some(100.0),
+            tokens_per_s: Some(900.0),
             values: [("accuracy".to_owned(), 0.5)].into(),
         });
         let cells = metrics_row(&row);

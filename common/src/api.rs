@@ -234,12 +234,12 @@ pub struct EvaluationMetrics {
     pub epoch: u32,
     /// `val`.
     pub split: String,
-    /// Rows a second.
-    #[serde(default)]
-    pub rows_per_s: f64,
-    /// Tokens a second, padding excluded.
-    #[serde(default)]
-    pub tokens_per_s: f64,
+    /// Rows a second of the whole group. Absent from what earlier versions measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_per_s: Option<f64>,
+    /// Tokens a second of the whole group, padding excluded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_s: Option<f64>,
     /// Metrics by name, as fields of their own: `"accuracy": 0.5`.
     #[serde(flatten)]
     pub values: std::collections::BTreeMap<String, f64>,
@@ -358,8 +358,8 @@ mod tests {
             step: 16,
             epoch: 1,
             split: "val".into(),
-            rows_per_s: 8.5,
-            tokens_per_s: 99.0,
+            rows_per_s: Some(8.5),
+            tokens_per_s: Some(99.0),
             values: [("accuracy".to_owned(), 0.5), ("f1".to_owned(), 0.25)].into(),
         });
         let json = serde_json::to_value(&row).unwrap();
@@ -369,6 +369,10 @@ mod tests {
         );
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<MetricsRow>(json).unwrap(), row);
+        // What an earlier version wrote into its journal.
+        let earlier = r#"{"step": 16, "epoch": 1, "split": "val", "accuracy": 0.5}"#;
+        let read: MetricsRow = serde_json::from_str(earlier).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), earlier.replace(' ', ""));
     }
     #[test]
     fn a_submit_is_described_down_to_the_keys_of_the_job() {

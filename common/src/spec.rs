@@ -65,8 +65,9 @@ pub struct BackboneSpec {
     /// this file. Pinned by hash at submit; it must lie under a root that the coordinator allows, at
     /// the same path on every worker.
     pub path: String,
-    /// Number format of the frozen weights and activations: fp32, or bf16, which is faster and half
-    /// as large. The tuned state is always fp32.
+    /// Number format of the frozen weights and activations: fp32, or bf16, which is half as large,
+    /// and faster on processors that multiply it (avx512_bf16 or amx_bf16 in lscpu). The tuned state
+    /// is always fp32.
     #[serde(default)]
     pub precision: Precision,
 }

@@ -18,7 +18,7 @@ pub mod train;
 #[cfg(feature = "torch")]
 pub mod worker;
 
-/// libtorch's allocations too: a step's tensors come and go by the hundred megabytes, which the C
+/// libtorch's allocations too, by mimalloc's feature `override`: a step's tensors come and go by the hundred megabytes, which the C
 /// library's allocator gives back to the system and fetches anew, page by page.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

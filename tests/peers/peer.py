@@ -80,10 +80,10 @@ class Trainer:
         self.batches = self.shuffled(random.Random(SEED))
 
     def shuffled(self, chance):
-        """Batches without end; each epoch has an order of its own."""
+        """Batches without end; each epoch has an order of its own, and ends with its last full batch."""
         while True:
             order = chance.sample(self.train_rows, len(self.train_rows))
-            for start in range(0, len(order), BATCH):
+            for start in range(0, len(order) - BATCH + 1, BATCH):
                 yield order[start : start + BATCH]
 
     def collate(self, some):

@@ -72,14 +72,6 @@ class Ours(unittest.TestCase):
         with self.assertRaises(Problem):
             ours.steps_of(status, rows[:2])
 
-    def test_an_evaluation_may_lack_its_rate(self):
-        status = {"plan": self.plan}
-        row = {"step": 3, "split": "val", "accuracy": 0.5}
-        self.assertIsNone(ours.evaluation_of(status, [row]))
-        row |= {"rows_per_s": 5.0, "tokens_per_s": 30.0}
-        self.assertEqual(ours.evaluation_of(status, [row]), (2.0, 10, 60.0))
-
-
 class Tables(unittest.TestCase):
     def test_a_target_is_met_or_not(self):
         self.assertTrue(figures.at_least("x", 5.0, 2.0, 2.5).met)

@@ -8,3 +8,5 @@ mod documents;
 mod e2e;
 #[cfg(test)]
 mod parity;
+#[cfg(test)]
+mod parity_bf16;

@@ -68,8 +68,8 @@ struct Levels<T> {
 impl<T: Factor> Levels<T> {
     /// Inverted dropout with probability p, which counts in steps of 2⁻¹⁶: what is kept becomes
     /// 1 / (1 - p). bf16 has eight bits, so there it becomes one of the two nearest numbers, in such
-    /// shares that the mean over all 65536 numbers is 1 to within 2⁻²³ (stochastic rounding): the
-    /// nearest number alone would shrink every activation by up to 0.4 %.
+    /// shares that the mean over all 65536 numbers is 1 (to within 1e-5 / (1 - p)): the nearest
+    /// number alone would shrink or stretch all activations by up to 0.4 %.
     fn new(p: f64) -> Self {
         let all = 65_536.0;
         let dropped = (p * all).round().clamp(0.0, all - 1.0);

@@ -67,8 +67,8 @@ impl Slice {
         let before = usize::try_from(prefix).unwrap_or(0);
         let width = before + self.length;
         let size = [signed(self.lengths.len()), signed(self.length)];
-        let padded = self.lengths.iter().any(|length| *length < self.length);
-        let mask = padded.then(|| {
+        let any_padding = self.lengths.iter().any(|length| *length < self.length);
+        let mask = any_padding.then(|| {
             let mut mask = vec![0.0_f32; self.lengths.len() * width];
             for (row, length) in mask.chunks_mut(width).zip(&self.lengths) {
                 row[before + length..].fill(-10_000.0);

@@ -131,7 +131,9 @@ impl Network {
             0.0,
         )?;
         let gradients = Tensor::f_run_backward(&[&loss], &tuned.all, false, false)?;
-        let mut gradient = vec![0.0_f32; setting.layout.len()];
+        // Room for what stands behind a gradient on its way: loss and row count.
+        let mut gradient = Vec::with_capacity(setting.layout.len() + 2);
+        gradient.resize(setting.layout.len(), 0.0_f32);
         for (tensor, found) in setting.layout.tensors().iter().zip(&gradients) {
             // An input that the loss does not reach comes back undefined: its gradient is zero.
             if found.defined() {

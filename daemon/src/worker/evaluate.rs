@@ -68,17 +68,17 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     }
     let job = &training.start.job;
     let task = tasks::by_name(&job.spec.task)?;
-    let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
-    let tokens: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
+    let seconds = clock::now().saturating_duration_since(began).as_secs_f64().max(1e-9);
+    let count: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a split's tokens are far below 2^53")]
-    let tokens = tokens as f64;
+    let tokens = count as f64;
     let epochs = step / job.plan.steps_per_epoch.max(1);
     Ok(EvaluationMetrics {
         step,
         epoch: u32::try_from(epochs).unwrap_or(u32::MAX),
         split: "val".into(),
-        rows_per_s: f64::from(rows) / seconds,
-        tokens_per_s: tokens / seconds,
+        rows_per_s: Some(f64::from(rows) / seconds),
+        tokens_per_s: Some(tokens / seconds),
         values: task.metrics(&predictions, training.held.data.val.labels()),
     })
 }

@@ -6,8 +6,9 @@ use ptv2_common::session::Fingerprint;
 const LIBTORCH: &str = "2.11.0";
 
 /// Settings of the person's own that make the libraries choose other kernels.
-const SETTINGS: [&str; 6] = [
+const SETTINGS: [&str; 7] = [
     "ATEN_CPU_CAPABILITY",
+    "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
     "MKL_CBWR",
     "MKL_ENABLE_INSTRUCTIONS",
@@ -36,7 +37,8 @@ pub(super) fn of_cpu() -> Fingerprint {
 
 fn settings(variable: impl Fn(&str) -> Option<String>) -> String {
     let set = SETTINGS.iter().filter_map(|name| Some(format!("{name}={}", variable(name)?)));
-    set.collect::<Vec<_>>().join(" ")
+    let set = set.collect::<Vec<_>>().join(" ");
+    if set.is_empty() { "default".into() } else { set }
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
@@ -83,6 +85,6 @@ mod tests {
     fn settings_that_change_kernels_are_told() {
         let one = |name: &str| (name == "MKL_CBWR").then(|| "AVX2".to_owned());
         assert_eq!(super::settings(one), "MKL_CBWR=AVX2");
-        assert_eq!(super::settings(|_| None), "");
+        assert_eq!(super::settings(|_| None), "default");
     }
 }

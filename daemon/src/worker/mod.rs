@@ -29,14 +29,11 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 
 /// What libraries read from the environment before `main`, and why it is set.
-const ENVIRONMENT: [(&str, &str); 3] = [
+const ENVIRONMENT: [(&str, &str); 2] = [
     // A compute thread computes alone; see the module on the pool.
     ("OMP_NUM_THREADS", "1"),
     // oneDNN compiles a kernel for each new shape. A job has more shapes than the default of 1024.
     ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384"),
-    // Milliseconds after which freed memory goes back to the system: longer than a step, so that a
-    // step's tensors take the place of the last one's.
-    ("MIMALLOC_PURGE_DELAY", "1000"),
 ];
 
 /// Readies the process for computing: its environment, and an end with a message when any thread

@@ -151,11 +151,11 @@ def of_start(found):
 def of_memory(found):
     mib = lambda count: f"{count / 2**20:,.0f} MiB"
     for precision, own in found.items():
-        ratio = own["worker"] / own["PEFT"]
         both = own["worker"] + own["coordinator"]
+        ratio = both / own["PEFT"]
         yield Figure(
-            f"peak memory of the worker, {precision} / PEFT {precision}",
-            f"{mib(own['worker'])} ({mib(both)} with the coordinator)",
+            f"peak memory of worker and coordinator, {precision} / PEFT {precision}",
+            f"{mib(both)} ({mib(own['worker'])} the worker)",
             mib(own["PEFT"]),
             f"{ratio:.2f}",
             "≤ 0.6",

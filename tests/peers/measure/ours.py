@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 
 from . import Problem
+from .plan import BATCH
 from .processes import children, last_words
 
 START_S = 60
@@ -37,11 +38,8 @@ every = 1000000
 class Run:
     """A job that is done. Steps and evaluation are (seconds, rows, tokens)."""
 
-    status: dict
     steps: list
-    evaluation: tuple | None
-    submitted_at: float
-    wall_s: float
+    evaluation: tuple
     first_step_after_s: float
 
 
@@ -101,17 +99,14 @@ class Daemon:
             "resources.workers": workers,
         }
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        submitted_at, began = time.time(), time.monotonic()
+        submitted_at = time.time()
         status = self.ctl("submit", self.job_file, *sets, "--follow")
-        wall_s = time.monotonic() - began
         rows = self.ctl("metrics", status["id"])
         # `first_step_s` counts from the moment of this event, when the job had been checked.
         events = self.ctl("events", status["id"])
         accepted = next(one for one in events if one["kind"] == "submitted")["unix_ms"] / 1000
         first_step = accepted + status["timings"]["first_step_s"] - submitted_at
-        return Run(
-            status, steps_of(status, rows), evaluation_of(status, rows), submitted_at, wall_s, first_step
-        )
+        return Run(steps_of(status, rows), evaluation_of(status, rows), first_step)
 
     def worker_pids(self):
         return children(self.process.pid)
@@ -122,7 +117,7 @@ class Daemon:
 
 def steps_of(status, rows):
     """Each step's seconds, rows and tokens, from its rates."""
-    plan, batch = status["plan"], 32
+    plan, batch = status["plan"], BATCH
     found = []
     for row in rows:
         if "loss" in row:
@@ -137,9 +132,7 @@ def steps_of(status, rows):
 
 
 def evaluation_of(status, rows):
-    """The last evaluation's seconds, rows and tokens; None from a ptv2d that does not say."""
+    """The last evaluation's seconds, rows and tokens."""
     row = [row for row in rows if "split" in row][-1]
-    if "rows_per_s" not in row:
-        return None
     seconds = status["plan"]["val_rows"] / row["rows_per_s"]
     return seconds, status["plan"]["val_rows"], row["tokens_per_s"] * seconds

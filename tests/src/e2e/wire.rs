@@ -88,7 +88,7 @@ fn a_step_sends_no_more_than_its_partial_sums_and_one() {
     );
     for sent in sent {
         assert!(sent <= steps * bound + once + evaluations, "{sent} over {steps} steps");
-        // A rank may have no rows in the last, small batch of an epoch.
-        assert!(sent >= steps * gradient / 2, "{sent}: the proxy was not used");
+        // A rank may have no rows in the last, small batch of each of the ten epochs.
+        assert!(sent >= (steps - 10) * gradient, "{sent}: the proxy was not used");
     }
 }
