@@ -76,14 +76,15 @@ class Tables(unittest.TestCase):
     def test_a_target_is_met_or_not(self):
         self.assertTrue(figures.at_least("x", 5.0, 2.0, 2.5).met)
         self.assertFalse(figures.at_least("x", 4.9, 2.0, 2.5).met)
-        self.assertFalse(figures.at_least("x", None, 2.0, 2.5).met)
+        self.assertTrue(figures.at_least("x", None, 2.0, 2.5).disturbed)
 
-    def test_the_first_step_of_a_turn_is_dropped(self):
+    def test_first_steps_and_disturbed_turns_are_left_out(self):
         series = Series()
-        for seconds in (2.0, 4.0):
-            series.add([(9.0, 32, 1), (seconds, 32, 1)], None, False)
+        for seconds, disturbed in ((2.0, False), (4.0, False), (400.0, True)):
+            series.add([(9.0, 32, 1), (seconds, 32, 1)], (seconds, 8, 1), disturbed)
         self.assertEqual(figures.median_rate(series, "steps"), 12.0)
-        self.assertIsNone(figures.median_rate(series, "evaluations"))
+        self.assertEqual((len(series.evaluations), series.disturbed), (2, 1))
+        self.assertIsNone(figures.median_rate(Series(), "steps"))
 
     def test_the_best_limit_of_all_rounds(self):
         rounds = [{"fp32": {"1": [5.0, "a"]}}, {"fp32": {"1": [4.0, "b"]}}]

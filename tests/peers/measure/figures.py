@@ -50,10 +50,10 @@ def number(value):
     return f"{value:.3g}"
 
 
-def at_least(what, ours, peer, target=None, unit=" rows/s", disturbed=False):
+def at_least(what, ours, peer, target=None, unit=" rows/s"):
     """A figure whose ratio of ours to the peer's should be large."""
     if ours is None or peer is None:
-        return Figure(what, "not measured", met=None if target is None else False)
+        return Figure(what, "", disturbed=True)
     ratio = ours / peer
     return Figure(
         what,
@@ -62,7 +62,6 @@ def at_least(what, ours, peer, target=None, unit=" rows/s", disturbed=False):
         f"{ratio:.2f}",
         "" if target is None else f"≥ {target}",
         None if target is None else ratio >= target,
-        disturbed,
     )
 
 
@@ -90,7 +89,6 @@ def of_workload(name, series, precisions):
                 median_rate(ours, kind),
                 median_rate(theirs, kind),
                 target,
-                disturbed=bool(ours.disturbed + theirs.disturbed),
             )
 
 
@@ -114,7 +112,6 @@ def of_share(workload, found, limit, threads, precisions):
                 f"{workload.name}: {word} {precision}, share of the limit",
                 f"{shares[0]:.0%} (plain count {shares[1]:.0%})",
                 f"{most / 1e9:,.0f} GFLOP/s",
-                disturbed=bool(series.disturbed),
             )
 
 
@@ -127,24 +124,25 @@ def of_scaling(found):
                 median_rate(groups[name], "steps"),
                 median_rate(one, "steps"),
                 1.9,
-                disturbed=bool(one.disturbed + groups[name].disturbed),
             )
 
 
 def of_start(found):
     for precision, own in found.items():
-        peer = statistics.median(own["PEFT"])
-        step = statistics.median(own["step"])
         for name, target in [("warm", 0.3), ("cold", 3)]:
-            seconds = statistics.median(own[name])
+            what = f"submit to first step, {name}, {precision} / Python's start to it"
+            if not (own[name] and own["PEFT"]):
+                yield Figure(what, "", target=f"≤ {target} s", disturbed=True)
+                continue
+            seconds, peer = statistics.median(own[name]), statistics.median(own["PEFT"])
+            step = statistics.median(own["step"] or [0])
             yield Figure(
-                f"submit to first step, {name}, {precision} / Python's start to it",
+                what,
                 f"{seconds:.2f} s" + (f", the step {step:.2f} s of it" if name == "warm" else ""),
                 f"{peer:.2f} s",
                 f"{seconds / peer:.3f}",
                 f"≤ {target} s",
                 seconds <= target,
-                bool(own["disturbed"]),
             )
 
 

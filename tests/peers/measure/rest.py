@@ -56,7 +56,6 @@ class Rest:
         found = {}
         for precision in self.options.precisions:
             own = found[precision] = {name: [] for name in ["cold", "warm", "PEFT", "step"]}
-            own["disturbed"] = 0
             for attempt in range(self.counts.starts):
                 self.say(f"time to the first step, {precision}: {attempt + 1} of {self.counts.starts}")
                 self.starts_of(precision, own)
@@ -85,12 +84,13 @@ class Rest:
 
         for name, action in {"cold": cold, "warm": warm, "PEFT": peer}.items():
             measured = self.watch.measure(f"time to the first step, {name}, {precision}", action)
+            if measured.disturbed:
+                continue
             value = measured.value
             if name == "warm":
                 value, step = value
                 found["step"].append(step)
             found[name].append(value)
-            found["disturbed"] += measured.disturbed
         daemons[0].end()
 
     def submit(self, daemon, precision, seed=11):

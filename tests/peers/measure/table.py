@@ -8,23 +8,22 @@ from .figures import number, rows_per_s, tokens_per_s
 
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 HEAD = ["what", "ours", "peer", "ratio", "target", "met?"]
-MARK = " *"
+NOT_QUOTED = "not quoted"
 
 
 def cells(figure):
     """A figure as the table's texts."""
     met = {True: "yes", False: "no", None: ""}[figure.met]
-    what = figure.what + (MARK if figure.disturbed else "")
-    return [what, figure.ours, figure.peer, figure.ratio, figure.target, met]
+    if figure.disturbed:
+        return [figure.what, NOT_QUOTED, "", "", figure.target, ""]
+    return [figure.what, figure.ours, figure.peer, figure.ratio, figure.target, met]
 
 
 def footnotes(results, figures):
     """What a reader must know of this table."""
     notes = []
     if any(figure.disturbed for figure in figures):
-        notes.append("* others used the machine while this was measured")
-    if any(figure.ours == "not measured" for figure in figures):
-        notes.append("not measured: this ptv2d does not say how fast it evaluates")
+        notes.append(f"{NOT_QUOTED}: others used the machine each time that this was measured")
     if missing := results.get("callgrind", {}).get("missing"):
         notes.append(f"instructions of a step outside torch were not counted: {missing}")
     return notes
@@ -59,9 +58,9 @@ def rates(training):
             rows.append(
                 [
                     name,
-                    who + (MARK if series.disturbed else ""),
+                    who,
                     spread(rows_per_s(series.steps)),
-                    number(tokens.median),
+                    number(tokens.median) if tokens else "-",
                     str(len(series.steps)),
                     spread(rows_per_s(series.evaluations)),
                     str(len(series.evaluations)),

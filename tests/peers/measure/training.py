@@ -8,18 +8,20 @@ from .processes import Talker
 
 @dataclass
 class Series:
-    """What one contestant's turns measured: lists of (seconds, rows, tokens)."""
+    """What one contestant's turns measured: lists of (seconds, rows, tokens). Turns that others
+    disturbed are counted and left out."""
 
     steps: list = field(default_factory=list)
     evaluations: list = field(default_factory=list)
     disturbed: int = 0
 
     def add(self, steps, evaluation, disturbed):
+        if disturbed:
+            self.disturbed += 1
+            return
         # The first step of a turn meets cold caches, and in ptv2 a backbone that was just loaded.
         self.steps += steps[1:]
-        if evaluation is not None:
-            self.evaluations.append(evaluation)
-        self.disturbed += disturbed
+        self.evaluations.append(evaluation)
 
 
 class Peer:
