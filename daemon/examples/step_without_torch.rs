@@ -5,11 +5,11 @@
 
 use ptv2_daemon::features::{Rows, Sequence};
 use ptv2_daemon::numerics::adamw::{AdamW, clip_global_norm};
-use ptv2_daemon::numerics::batches::{BatchPlan, cost, cut, deal};
+use ptv2_daemon::numerics::batches::{BatchPlan, cut, deal};
 use ptv2_daemon::numerics::generator::{Purpose, Stream};
 use ptv2_daemon::numerics::state::{Layout, TunedState};
 use ptv2_daemon::numerics::tree::{covering, sum};
-use ptv2_daemon::train::batch::Slice;
+use ptv2_daemon::train::batch::{Slice, expected_cost};
 
 const ROWS: u32 = 256;
 const SLICES: u32 = 8;
@@ -28,10 +28,10 @@ fn main() {
     for step in 0..steps {
         let order = plan.order(plan.epoch_of(step));
         let slices = cut(&order[plan.range(step)], SLICES, |row| rows.length(row as usize));
-        let costs: Vec<f64> = slices.iter().map(|slice| slice_cost(&rows, slice)).collect();
+        let costs: Vec<f64> = slices.iter().map(|slice| expected_cost(&rows, slice)).collect();
         let own = deal(&costs, &[1.0])[0].clone();
         let mut leaf = |index: u32| {
-            masks(step, &padded_slice(&rows, index, &slices[index as usize]));
+            masks(step, &Slice::of(&rows, index, &slices[index as usize]));
             vec![1e-3; layout.len()]
         };
         let nodes = covering(SLICES, &own).into_iter().map(|node| sum(node, &mut leaf));
@@ -52,18 +52,6 @@ fn rows() -> Rows {
         rows.push(&[Sequence { ids: &ids, types: &types }], 0, row);
     }
     rows
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a slice's tokens are far below 2^53")]
-fn slice_cost(rows: &Rows, slice: &[u32]) -> f64 {
-    let longest = slice.iter().map(|row| rows.length(*row as usize)).max().unwrap_or(0);
-    cost(slice.len(), longest as usize) as f64
-}
-
-fn padded_slice(rows: &Rows, index: u32, slice: &[u32]) -> Slice {
-    let sequences: Vec<Sequence<'_>> =
-        slice.iter().flat_map(|row| rows.sequences(*row as usize)).collect();
-    Slice::new(u16::try_from(index).unwrap_or(0), &sequences, &vec![0; slice.len()])
 }
 
 /// Dropout's factors of each site of a slice, in fp32.

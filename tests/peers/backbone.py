@@ -6,16 +6,15 @@ on every run. Nothing is learned from its accuracy; its steps cost what BERT-bas
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 import torch
+from measure.plan import CACHE
 from safetensors.torch import save_file
 
-CACHE = Path(os.environ.get("PTV2_CACHE", Path.home() / ".cache/ptv2"))
 DONOR = CACHE / "backbones/all-MiniLM-L6-v2"
 SEED, DEVIATION = 20240611, 0.02
 CONFIG = {

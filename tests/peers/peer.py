@@ -29,8 +29,9 @@ from torch import nn
 from transformers import BertForSequenceClassification, BertModel
 
 import rows as superglue
+from measure.plan import BATCH, PREFIX
 
-BATCH, PREFIX, CLIP, RATE, SEED, DROPOUT = 32, 20, 1.0, 5e-3, 11, 0.1
+CLIP, RATE, SEED, DROPOUT = 1.0, 5e-3, 11, 0.1
 
 
 class Classifier(nn.Module):

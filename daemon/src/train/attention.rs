@@ -49,11 +49,11 @@ pub fn attend(
     #[expect(clippy::cast_precision_loss, reason = "a head has few hundred elements")]
     let scale = 1.0 / (head_size as f64).sqrt();
     let scores = split(&text.query)?.f_mul_scalar(scale)?.f_matmul(&key.f_transpose(2, 3)?)?;
-    // fp32 from here to the probabilities: libtorch's softmax of bf16 takes longer than this.
     let scores = match mask {
         Some(mask) => scores.f_add(mask)?,
-        None => scores.f_to_kind(Kind::Float)?,
+        None => scores,
     }; // [B, h, Q, P+S]
+    // Softmax in fp32, which scores of bf16 become by it: libtorch's softmax of bf16 takes longer.
     let probabilities = scores.f_softmax(3, Kind::Float)?.f_to_kind(value.kind())?;
     let context = dropout(probabilities)?.f_matmul(&value)?; // [B, h, Q, d]
     Ok(context.f_transpose(1, 2)?.f_reshape([rows, queries, size])?)

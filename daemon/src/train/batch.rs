@@ -1,8 +1,8 @@
 //! A slice's rows as padded buffers, and as tensors.
 
 use super::Result;
-use crate::features::Sequence;
-use crate::numerics::batches::padded;
+use crate::features::{Rows, Sequence};
+use crate::numerics::batches::{cost, padded};
 use tch::Tensor;
 
 /// A slice, ready to be computed by any thread.
@@ -25,6 +25,14 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// A slice of some rows of a split.
+    pub fn of(data: &Rows, index: u32, rows: &[u32]) -> Self {
+        let sequences: Vec<Sequence<'_>> =
+            rows.iter().flat_map(|row| data.sequences(*row as usize)).collect();
+        let labels: Vec<i32> = rows.iter().map(|row| data.labels()[*row as usize]).collect();
+        Self::new(u16::try_from(index).unwrap_or(u16::MAX), &sequences, &labels)
+    }
+
     /// Pads sequences (each row's choices in a row) to one length.
     pub fn new(index: u16, sequences: &[Sequence<'_>], labels: &[i32]) -> Self {
         let longest = sequences.iter().map(|sequence| sequence.ids.len()).max().unwrap_or(0);
@@ -106,6 +114,14 @@ pub struct Inputs {
     /// Added to attention scores, `[B, 1, 1, P+S]`: 0 for prefix and tokens, -10000 for padding.
     /// None where nothing is padded.
     pub mask: Option<Tensor>,
+}
+
+/// What the slice of some rows will cost, without making it.
+#[expect(clippy::cast_precision_loss, reason = "a slice's tokens are far below 2^53")]
+pub fn expected_cost(data: &Rows, rows: &[u32]) -> f64 {
+    let longest = rows.iter().map(|row| data.length(*row as usize)).max().unwrap_or(0);
+    let sequences = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
+    cost(sequences, longest as usize) as f64
 }
 
 /// A size as torch wants it.

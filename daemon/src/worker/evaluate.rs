@@ -1,10 +1,11 @@
 //! Evaluation, sharded in slices of its own: every rank scores some, all ranks compute the metric.
 
-use super::generation::{Training, slice, tokens};
+use super::generation::{Training, tokens};
 use super::held::Exit;
 use crate::clock;
 use crate::numerics::batches::cut_by_rows;
 use crate::tasks;
+use crate::train::batch::Slice;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
@@ -39,7 +40,8 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
         if training.group.is_aborted() {
             return Err(Exit::Stopped);
         }
-        let work = some.iter().map(|index| slice(val, *index, &slices[*index as usize])).collect();
+        let work =
+            some.iter().map(|index| Slice::of(val, *index, &slices[*index as usize])).collect();
         let scores = training.held.pool.logits(&values, work)?;
         for (index, scores) in some.iter().zip(scores) {
             let rows = &slices[*index as usize];

@@ -9,13 +9,13 @@ use crate::checkpoint::write::Lineage;
 use crate::clock;
 use crate::collective::Collective;
 use crate::collective::tcp::Tcp;
-use crate::features::{Rows, Sequence};
+use crate::features::Rows;
 use crate::numerics::adamw::{AdamW, clip_global_norm};
-use crate::numerics::batches::{BatchPlan, cost, cut, deal};
+use crate::numerics::batches::{BatchPlan, cut, deal};
 use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
 use crate::numerics::tree::{Node, covering, sum};
-use crate::train::batch::Slice;
+use crate::train::batch::{Slice, expected_cost};
 use crate::train::step::SliceGradient;
 use ptv2_common::api::{MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
@@ -201,8 +201,7 @@ impl<'a> Training<'a> {
 
     /// The run of slices that this rank computes.
     pub(super) fn own_run(&self, data: &Rows, slices: &[Vec<u32>]) -> Range<u32> {
-        #[expect(clippy::cast_precision_loss, reason = "a slice's tokens are far below 2^53")]
-        let costs: Vec<f64> = slices.iter().map(|rows| cost_of(data, rows) as f64).collect();
+        let costs: Vec<f64> = slices.iter().map(|rows| expected_cost(data, rows)).collect();
         deal(&costs, &self.weights)[self.group.rank() as usize].clone()
     }
 
@@ -218,7 +217,7 @@ impl<'a> Training<'a> {
         let work = own
             .clone()
             .filter(|index| !slices[*index as usize].is_empty())
-            .map(|index| slice(&self.held.data.train, index, &slices[index as usize]))
+            .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
             .collect();
         let elements = values.len();
         let found = self.held.pool.gradients(&values, step, work)?;
@@ -368,24 +367,9 @@ impl<'a> Training<'a> {
     }
 }
 
-/// What a slice costs.
-fn cost_of(data: &Rows, rows: &[u32]) -> u64 {
-    let longest = rows.iter().map(|row| data.length(*row as usize)).max().unwrap_or(0);
-    let sequences = rows.iter().map(|row| data.sequences(*row as usize).len()).sum();
-    cost(sequences, longest as usize)
-}
-
 /// A row's tokens.
 pub(super) fn tokens(data: &Rows, row: u32) -> u64 {
     data.sequences(row as usize).iter().map(|sequence| sequence.ids.len() as u64).sum()
-}
-
-/// A slice's rows, ready to be computed.
-pub(super) fn slice(data: &Rows, index: u32, rows: &[u32]) -> Slice {
-    let sequences: Vec<Sequence<'_>> =
-        rows.iter().flat_map(|row| data.sequences(*row as usize)).collect();
-    let labels: Vec<i32> = rows.iter().map(|row| data.labels()[*row as usize]).collect();
-    Slice::new(u16::try_from(index).unwrap_or(u16::MAX), &sequences, &labels)
 }
 
 /// What one slice adds: gradient, loss sum, row count.

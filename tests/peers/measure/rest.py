@@ -70,27 +70,24 @@ class Rest:
             for old in daemons:
                 old.end()
             daemons[:] = [self.daemon(1, self.options.threads)]
-            return self.submit(daemons[0], precision).first_step_after_s
+            return self.submit(daemons[0], precision)
+
+        def warm():
+            # Another seed: rows whose shapes were not all met before.
+            return self.submit(daemons[0], precision, seed=12)
 
         def peer():
             started = Peer(self.options, self.processes, self.workload, precision)
             started.end()
-            return started.first_step_after_s
-
-        def warm():
-            # Another seed: rows whose shapes were not all met before.
-            run = self.submit(daemons[0], precision, seed=12)
-            return run.first_step_after_s, run.steps[0][0]
+            return started
 
         for name, action in {"cold": cold, "warm": warm, "PEFT": peer}.items():
             measured = self.watch.measure(f"time to the first step, {name}, {precision}", action)
             if measured.disturbed:
                 continue
-            value = measured.value
+            found[name].append(measured.value.first_step_after_s)
             if name == "warm":
-                value, step = value
-                found["step"].append(step)
-            found[name].append(value)
+                found["step"].append(measured.value.steps[0][0])
         daemons[0].end()
 
     def submit(self, daemon, precision, seed=11):
