@@ -4,12 +4,15 @@
 # PREFIX     where `make install` puts things (default: /usr/local)
 # PROFILE    what `make install` installs: release (default) or dev
 # TASK DATA  `make demo TASK=cb DATA=/data/superglue`: the demo on real data
+# KILLS SEED `make chaos KILLS=100 SEED=7`: fewer kills, and the same choice of faults
+# MINUTES    `make churn MINUTES=3`: less churn
+# WORKERS    of `make scale` (default 1000), each job at STEPS a second (10), calm for SECONDS (30)
 # BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft bench venv lint unit e2e libtorch backbone build release install
+.PHONY: help demo test test-peft chaos churn bench scale venv lint unit e2e libtorch backbone build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -17,7 +20,10 @@ help:
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make test-peft                an adapter trained here, loaded by PEFT"
+	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
+	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
 	@echo "make bench BENCH=…           measure against transformers and PEFT, on a machine that is idle"
+	@echo "make scale WORKERS=1000       a coordinator under as many simulated workers; see docs/scale.md"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
 
 libtorch:
@@ -50,7 +56,7 @@ test:
 build:
 	cargo test --workspace --no-run
 	cargo build --workspace --bins
-	cargo build --workspace --features ptv2-daemon/dropout-keyed-by-rank --bin ptv2d-keyed-by-rank
+	cargo build --workspace --features ptv2-daemon/faults --bin ptv2d-faulty
 
 lint:
 	cargo fmt --check
@@ -63,6 +69,13 @@ unit:
 
 e2e:
 	cargo test --workspace -- e2e::
+
+# The short form of the first is one of the end-to-end tests.
+chaos: libtorch
+	KILLS=$(KILLS) SEED=$(SEED) cargo test --workspace -- --ignored --nocapture chaos::a_thousand_kills
+
+churn: libtorch
+	MINUTES=$(MINUTES) SEED=$(SEED) cargo test --workspace -- --ignored --nocapture chaos::churn_leaves
 
 # These need Python packages of their own (transformers, PEFT, torch), in a folder outside the clone.
 VENV ?= $(HOME)/.cache/ptv2/venv
@@ -78,3 +91,9 @@ bench: libtorch backbone release venv
 	cargo build --release --package ptv2-daemon --example step_without_torch
 	$(VENV)/bin/python tests/peers/backbone.py
 	python3 tests/peers/bench.py --python $(VENV)/bin/python $(BENCH)
+
+# The harness is built with optimization too: it shares the machine with what it measures.
+scale: release
+	PTV2_SCALE_WORKERS=$(WORKERS) PTV2_SCALE_STEPS=$(STEPS) PTV2_SCALE_SECONDS=$(SECONDS) \
+	PTV2_SCALE_PROGRAM=$(CURDIR)/target/release/ptv2d \
+	cargo test --release --package ptv2-tests scale:: -- --ignored --nocapture --test-threads 1

@@ -178,6 +178,11 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
         ("first step", job.timings.first_step_s.map(seconds)),
         ("trained", job.timings.train_s.map(seconds)),
     ];
+    if let Some(behind) = &job.storage_behind {
+        let words =
+            format!("takes no checkpoints since {}: {}", time(behind.since_unix_ms), behind.error);
+        rows.push(("storage", Some(words)));
+    }
     rows.extend(job.warnings.iter().map(|warning| ("warning", Some(warning.clone()))));
     rows
 }

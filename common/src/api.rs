@@ -112,6 +112,11 @@ pub enum Reason {
         /// What the job asks for at least.
         needed: u32,
     },
+    /// A job of higher priority took its workers.
+    Preempted {
+        /// That job's id.
+        by: String,
+    },
     /// The artifact store did not answer when a group was to begin.
     StoreUnavailable {
         /// What it said.
@@ -190,10 +195,22 @@ pub struct JobStatus {
     pub timings: Timings,
     /// What was computed at submit.
     pub plan: Plan,
+    /// Since when the artifact store takes no checkpoints, while it does not: training goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_behind: Option<StorageBehind>,
     /// Warnings, newest last: a checkpoint that could not be written, and so on.
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+}
+
+/// Checkpoints are not written, and are tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StorageBehind {
+    /// Since when, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// What the store said last.
+    pub error: Explained,
 }
 
 /// A line of `metrics`: one step, or one evaluation.

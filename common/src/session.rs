@@ -2,6 +2,11 @@
 //!
 //! A worker dials out, says [`FromWorker::Hello`], and is welcomed. Each message of a group carries
 //! job and generation; whoever gets one of an older generation ignores it.
+//!
+//! A worker numbers its reports and keeps each until the coordinator has it in its journal
+//! ([`ToWorker::Taken`]). After a lost connection it sends again what was not taken; the coordinator
+//! drops what it has already. So a report is neither lost nor taken twice when either side's
+//! connection, or the coordinator, dies.
 
 use crate::api::{Checkpoint, LogLevel, MetricsRow};
 use crate::error::Explained;
@@ -12,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of this protocol. Both sides must speak the same.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// All that bits depend on besides the job: one group holds one fingerprint.
 #[derive(
@@ -57,6 +62,48 @@ pub struct Hello {
     pub threads: u32,
     /// Where other workers reach its reduction listener.
     pub reduce_address: SocketAddr,
+    /// What it is, or was last, a member of: a coordinator that starts again takes it up from there.
+    pub attached: Option<Attached>,
+}
+
+/// A worker's membership in a generation, as it sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The job.
+    pub job: JobId,
+    /// The generation.
+    pub generation: Generation,
+    /// How far the worker's part in it is.
+    pub stage: Stage,
+}
+
+/// The stages of a worker's part in a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Stage {
+    /// It loads, meets its peers, or becomes level with them.
+    Forming,
+    /// It trains.
+    Running,
+    /// It has left, for good.
+    Left,
+    /// It is through with the job, and waits to be released.
+    Finished {
+        /// SHA-256 of the final tuned state.
+        tuned_sha256: String,
+    },
+}
+
+/// A message of a worker on its way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Envelope {
+    /// Number of a report, counted from 1 in the worker's life. What may be lost, hello and heartbeats,
+    /// has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seq: Option<u64>,
+    /// The message.
+    pub message: FromWorker,
 }
 
 /// A member of a group.
@@ -66,7 +113,7 @@ pub struct Member {
     pub worker: WorkerId,
     /// Where its peers reach it.
     pub reduce_address: SocketAddr,
-    /// Relative speed, for the deal of slices. 1 for all until measured.
+    /// Relative speed, for the first deals of slices; the group measures its own.
     pub weight: f64,
 }
 
@@ -87,6 +134,21 @@ pub struct Start {
     pub features: String,
     /// Checkpoint to begin from when no member holds the job's state: a manifest's key.
     pub resume: Option<String>,
+    /// Whether a generation of the job that runs finishes its step first, and all its ranks leave
+    /// after the same one. Else it is left at once, because it is broken.
+    pub finish_step: bool,
+    /// The last step that the coordinator has metrics of. Rank 0 reports later ones again, which a
+    /// lost rank 0 may have taken with it.
+    pub reported_step: u64,
+}
+
+/// What a worker is to load before it is needed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Warm {
+    /// The job.
+    pub job: JobRecord,
+    /// Hash of the staged features.
+    pub features: String,
 }
 
 /// From the coordinator to a worker.
@@ -97,6 +159,9 @@ pub enum ToWorker {
     Welcome {
         /// How often it must send a heartbeat, in milliseconds.
         heartbeat_interval_ms: u64,
+        /// Whoever is silent for this long is lost, in milliseconds: a worker for the coordinator, the
+        /// coordinator for a worker. Peers allow each other two thirds of it.
+        heartbeat_timeout_ms: u64,
         /// The artifact store.
         store: String,
     },
@@ -105,9 +170,16 @@ pub enum ToWorker {
         /// Why, and what to do.
         error: Explained,
     },
+    /// Reports up to this number are in the journal.
+    Taken {
+        /// [`Envelope::seq`] of the last one.
+        seq: u64,
+    },
+    /// Load a job's backbone and rows; [`FromWorker::Ready`] answers.
+    Warm(Box<Warm>),
     /// Begin a generation, leaving any other first.
     Start(Box<Start>),
-    /// Leave the group at once; keep nothing running for it.
+    /// Leave the group; keep nothing running for it.
     Stop {
         /// The job.
         job: JobId,
@@ -115,6 +187,8 @@ pub enum ToWorker {
         generation: Generation,
         /// Whether to write a checkpoint first (a parked job), or not (a cancelled one).
         checkpoint: bool,
+        /// Whether to finish the step first, as in [`Start::finish_step`].
+        finish_step: bool,
     },
     /// All ranks have finished: the worker may forget the job.
     Release {
@@ -135,13 +209,20 @@ pub enum LeaveReason {
     PeerLost {
         /// The peer.
         peer: WorkerId,
+        /// Whether nothing came from it for too long; else its connection ended, or it sent nonsense.
+        silent: bool,
         /// What was seen.
         detail: String,
     },
-    /// It was told to.
+    /// The ranks' states differ.
+    Diverged {
+        /// Whether this rank is the one that differs from a majority.
+        own: bool,
+        /// What was seen.
+        detail: String,
+    },
+    /// It was told to, or all finished a step and left as planned.
     Stopped,
-    /// It is draining.
-    Draining,
 }
 
 /// From a worker to the coordinator.
@@ -162,6 +243,15 @@ pub enum FromWorker {
         phase_age_ms: u64,
         /// Times a backbone was loaded since the process began.
         backbone_loads: u64,
+        /// Cost of slices a second, as measured in the job that it serves or served last.
+        speed: Option<f64>,
+    },
+    /// A job's backbone and rows are loaded, or cannot be.
+    Ready {
+        /// The job.
+        job: JobId,
+        /// What kept it.
+        outcome: Result<(), Explained>,
     },
     /// The group is complete on this rank and the first slice begins.
     Running {
@@ -218,8 +308,6 @@ pub enum FromWorker {
         generation: Generation,
         /// SHA-256 of the final tuned state.
         tuned_sha256: String,
-        /// Manifest key of the final checkpoint; only rank 0 has it.
-        last: Option<String>,
     },
     /// The job cannot go on, whoever runs it.
     JobFailed {
@@ -230,6 +318,21 @@ pub enum FromWorker {
         /// Why.
         error: Explained,
     },
+    /// Frozen weights have changed in memory since they were loaded. They are loaded anew.
+    Damaged {
+        /// Which, and how that was seen.
+        error: Explained,
+        /// Jobs that this worker computed for since the weights were last seen to be whole.
+        jobs: Vec<JobId>,
+    },
     /// The worker was asked to end: give it nothing more.
     Draining,
+}
+
+impl FromWorker {
+    /// Whether it is heard again although it was taken before. That a rank has finished is not in the
+    /// journal, and a coordinator that took it may have died since.
+    pub fn bears_repeating(&self) -> bool {
+        matches!(self, Self::Finished { .. })
+    }
 }

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Coordinator and workers of ptv2: P-tuning v2 on many workers
@@ -90,6 +91,12 @@ struct WorkerArgs {
     /// Without a coordinator for this long, write a checkpoint and end
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     orphan_limit: Duration,
+    /// Asked to end, give up the step after this long
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    drain_grace: Duration,
+    /// Write what the worker is doing into this file
+    #[arg(long, value_name = "FILE", hide = true)]
+    pulse_file: Option<PathBuf>,
     /// End when standard input does
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -175,26 +182,28 @@ fn runtime() -> Result<tokio::runtime::Runtime, Explained> {
         .map_err(|error| Explained::from_error(&error))
 }
 
-/// Ends when the process is asked to.
-async fn asked_to_stop(shutdown: CancellationToken) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = match signal(SignalKind::terminate()) {
-        Ok(terminate) => terminate,
-        Err(error) => return tracing::warn!(%error, "SIGTERM cannot be waited for"),
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-        () = shutdown.cancelled() => {}
+/// Cancels `shutdown` when one of these signals comes.
+fn stop_on(signals: &[SignalKind], shutdown: &CancellationToken) -> Result<(), Explained> {
+    for kind in signals {
+        let mut waited = signal(*kind).map_err(|error| Explained::from_error(&error))?;
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            if waited.recv().await.is_some() {
+                shutdown.cancel();
+            }
+        });
     }
-    shutdown.cancel();
+    Ok(())
 }
+
+/// A terminal's and a service manager's way to stop a process.
+const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];
 
 fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
     let config = CoordinatorConfig::read(&args.config)?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(asked_to_stop(shutdown.clone()));
+        stop_on(&STOP, &shutdown)?;
         Coordinator::open(&config, &shutdown).await?.run().await
     })
 }
@@ -212,7 +221,7 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
     let (Device::Auto | Device::Cpu) = args.device;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(asked_to_stop(shutdown.clone()));
+        stop_on(&STOP, &shutdown)?;
         local::run(&config, (args.workers, args.threads), &shutdown).await
     })
 }
@@ -223,7 +232,10 @@ fn worker(args: &WorkerArgs) -> Result<(), Explained> {
     crate::worker::prepare_process()?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
-        tokio::spawn(asked_to_stop(shutdown.clone()));
+        // Schedulers give notice by the others.
+        let notice =
+            [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+        stop_on(&[STOP.as_slice(), &notice].concat(), &shutdown)?;
         crate::worker::run(config, shutdown).await
     })
 }
@@ -245,6 +257,8 @@ fn worker_config(args: &WorkerArgs) -> WorkerConfig {
         reduce_advertise: args.reduce_advertise,
         waits: Waits::default(),
         orphan_limit: args.orphan_limit,
+        drain_grace: args.drain_grace,
+        pulse_file: args.pulse_file.clone(),
         exit_with_parent: args.exit_with_parent,
     }
 }

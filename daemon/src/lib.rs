@@ -9,9 +9,12 @@ pub mod clock;
 pub mod collective;
 pub mod config;
 pub mod coordinator;
+#[cfg(feature = "faults")]
+mod faults;
 pub mod features;
 pub mod local;
 pub mod numerics;
+pub mod protocol;
 pub mod tasks;
 #[cfg(feature = "torch")]
 pub mod train;

@@ -3,6 +3,8 @@
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod documents;
 #[cfg(test)]
 mod e2e;
@@ -10,3 +12,5 @@ mod e2e;
 mod parity;
 #[cfg(test)]
 mod parity_bf16;
+#[cfg(test)]
+mod scale;

@@ -12,6 +12,29 @@ use ptv2_common::manifest::{
 };
 use ptv2_common::storage::{self, Store, sha256};
 
+/// Why a checkpoint was not read.
+#[derive(Debug)]
+pub enum Unread {
+    /// The store fails: trying again may help.
+    Store(Explained),
+    /// It is missing or damaged.
+    Damaged(Explained),
+}
+
+impl From<Explained> for Unread {
+    fn from(error: Explained) -> Self {
+        Self::Damaged(error)
+    }
+}
+
+impl From<Unread> for Explained {
+    fn from(unread: Unread) -> Self {
+        match unread {
+            Unread::Store(error) | Unread::Damaged(error) => error,
+        }
+    }
+}
+
 /// The name of a manifest: all that is needed to order it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -68,7 +91,10 @@ pub async fn manifests(
     for name in names(store, job).await? {
         match manifest(store, &name.key).await {
             Ok(manifest) => found.push((name.key, manifest)),
-            Err(error) => tracing::warn!(key = name.key, %error, "a manifest cannot be read"),
+            Err(error) => {
+                let error = Explained::from(error);
+                tracing::warn!(key = name.key, %error, "a manifest cannot be read");
+            }
         }
     }
     Ok(found)
@@ -78,14 +104,15 @@ pub async fn manifests(
 ///
 /// # Errors
 /// When there is none, or it is no manifest that this build reads.
-pub async fn manifest(store: &Store, key: &str) -> Result<CheckpointManifest, Explained> {
+pub async fn manifest(store: &Store, key: &str) -> Result<CheckpointManifest, Unread> {
     let bytes = get(store, key).await?;
     let manifest: CheckpointManifest = parse(key, &bytes)?;
     if manifest.format != ptv2_common::manifest::FORMAT {
         return Err(Explained::new(format!("the manifest has format {}", manifest.format))
             .at(key)
             .expected(format!("{}", ptv2_common::manifest::FORMAT))
-            .hint("read it with the version of ptv2 that wrote it"));
+            .hint("read it with the version of ptv2 that wrote it")
+            .into());
     }
     Ok(manifest)
 }
@@ -94,7 +121,7 @@ pub async fn manifest(store: &Store, key: &str) -> Result<CheckpointManifest, Ex
 ///
 /// # Errors
 /// When it is missing, or is not what its manifest says.
-pub async fn file(store: &Store, job: &JobId, entry: &FileEntry) -> Result<Bytes, Explained> {
+pub async fn file(store: &Store, job: &JobId, entry: &FileEntry) -> Result<Bytes, Unread> {
     let key = data_key(job, &entry.sha256);
     let bytes = get(store, &key).await?;
     let found = sha256(&bytes);
@@ -102,7 +129,8 @@ pub async fn file(store: &Store, job: &JobId, entry: &FileEntry) -> Result<Bytes
         return Err(Explained::new(format!("`{}` has SHA-256 {found}", entry.name))
             .at(key)
             .expected(entry.sha256.clone())
-            .hint("the object is damaged; take an earlier checkpoint"));
+            .hint("the object is damaged; take an earlier checkpoint")
+            .into());
     }
     Ok(bytes)
 }
@@ -115,12 +143,13 @@ pub async fn state(
     store: &Store,
     manifest: &CheckpointManifest,
     layout: &Layout,
-) -> Result<TunedState, Explained> {
+) -> Result<TunedState, Unread> {
     let entry = manifest.files.iter().find(|file| file.name == STATE_FILE);
     let entry = entry.ok_or_else(|| Explained::new(format!("a checkpoint has no {STATE_FILE}")))?;
     let state = TunedState::from_bytes(&file(store, &manifest.job.id, entry).await?, layout)?;
     if state.tuned_sha256() != manifest.tuned_sha256 || state.step != manifest.step {
-        return Err(Explained::new("a checkpoint's state is not the one its manifest names"));
+        let error = Explained::new("a checkpoint's state is not the one its manifest names");
+        return Err(error.into());
     }
     Ok(state)
 }
@@ -129,7 +158,7 @@ pub async fn state(
 /// is reported to `damaged`. `None` when there is none.
 ///
 /// # Errors
-/// Those of the store's listing.
+/// Those of the store: a checkpoint that it does not give now is not passed over.
 pub async fn newest_state(
     store: &Store,
     job: &JobId,
@@ -146,7 +175,8 @@ pub async fn newest_state(
         };
         match found {
             Ok(state) => return Ok(Some(state)),
-            Err(error) => damaged(&name.key, &error),
+            Err(Unread::Damaged(error)) => damaged(&name.key, &error),
+            Err(Unread::Store(error)) => return Err(error),
         }
     }
     Ok(None)
@@ -180,8 +210,15 @@ pub(crate) async fn list(store: &Store, prefix: &str) -> Result<Vec<String>, Exp
 ///
 /// # Errors
 /// Those of the store, with the key.
-pub(crate) async fn get(store: &Store, key: &str) -> Result<Bytes, Explained> {
-    storage::get(store, key).await.map_err(|error| Explained::from_error(&error).at(key.to_owned()))
+pub(crate) async fn get(store: &Store, key: &str) -> Result<Bytes, Unread> {
+    storage::get(store, key).await.map_err(|error| {
+        let explained = Explained::from_error(&error).at(key.to_owned());
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            Unread::Damaged(explained)
+        } else {
+            Unread::Store(explained)
+        }
+    })
 }
 
 fn parse<T: serde::de::DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Explained> {

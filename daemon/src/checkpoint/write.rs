@@ -39,7 +39,9 @@ pub struct Lineage {
 }
 
 impl Writer {
-    /// Publishes the generation's start manifest, which fences off every earlier generation.
+    /// Publishes the generation's start manifest, which fences off every earlier generation. What those
+    /// have published by now stays: a checkpoint that people have seen is not taken back, though nobody
+    /// lives who holds its state and this generation begins before it.
     ///
     /// # Errors
     /// Those of the store; and when another writer has begun the same generation.
@@ -54,6 +56,8 @@ impl Writer {
         getrandom::fill(&mut random).map_err(|error| Explained::from_error(&error))?;
         let nonce = hex::encode(random);
         let writer = Self { store, job, layout, features, generation, start_step, nonce };
+        let newest = super::read::names(&writer.store, &writer.job.id).await?.pop();
+        let start_step = newest.map_or(start_step, |newest| start_step.max(newest.step));
         let key = generation_key(&writer.job.id, generation);
         let nonce = writer.nonce.clone();
         let manifest = GenerationManifest { format: FORMAT, generation, start_step, nonce };

@@ -15,6 +15,9 @@ pub enum CollectiveError {
     PeerLost {
         /// The peer.
         rank: u32,
+        /// Whether nothing came from it for too long, or it could not be reached; else its connection
+        /// ended.
+        silent: bool,
         /// What was seen.
         detail: String,
     },
@@ -31,6 +34,9 @@ pub enum CollectiveError {
     },
 }
 
+/// Any bytes that go beside each rank's partial sums.
+pub type Stamp = [u8; 24];
+
 /// What a group operation gives.
 pub type Result<T> = std::result::Result<T, CollectiveError>;
 
@@ -46,7 +52,7 @@ pub trait Collective: Send {
     /// Sums the ranks' partial sums over the slices of a batch in tree order.
     ///
     /// `parts` are this rank's partial sums, each as long as `out`; those of all ranks tile
-    /// `0..slices`. `stamp` is any number; all ranks' stamps come back, by rank.
+    /// `0..slices`. All ranks' stamps come back, by rank.
     ///
     /// # Errors
     /// As [`CollectiveError`] says; `out` then holds nothing of use.
@@ -55,9 +61,9 @@ pub trait Collective: Send {
         step: u64,
         slices: u32,
         parts: &[(Node, Vec<f32>)],
-        stamp: u64,
+        stamp: &Stamp,
         out: &mut [f32],
-    ) -> Result<Vec<u64>>;
+    ) -> Result<Vec<Stamp>>;
 
     /// Gives each rank the bytes of all ranks, by rank.
     ///
@@ -92,5 +98,10 @@ impl AbortHandle {
     /// Ends the group. Later calls do nothing.
     pub fn abort(&self) {
         self.shared.abort();
+    }
+
+    /// Whether it was ended.
+    pub fn is_aborted(&self) -> bool {
+        self.shared.is_aborted()
     }
 }

@@ -5,18 +5,21 @@
 //! a rank sends at most (its partial sums + 1) times the buffer, whatever the number of ranks.
 //!
 //! A thread a peer reads all the time: two ranks that write 25 MB to each other would else wait for
-//! each other for ever.
+//! each other for ever. Another thread sends signs of life, so that a peer that computes for long is told
+//! from one that is stopped or cut off.
 
 mod frame;
 mod join;
+mod pings;
 
 pub use join::{GroupSpec, Listener, Peer};
 
-use super::{Collective, CollectiveError, Result};
+use super::{Collective, CollectiveError, Result, Stamp};
 use crate::numerics::tree::{self, Node};
-use frame::{Frame, Kind};
+use frame::{Broken, Frame, Kind};
+use pings::{Pings, Writer};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::ErrorKind;
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,11 +34,11 @@ pub struct Waits {
     /// A group must be complete after this long.
     #[serde(with = "crate::config::duration")]
     pub join: Duration,
-    /// A frame that has begun must move on within this time.
+    /// A peer from which nothing comes for this long, not even a sign of life, is lost.
     #[serde(with = "crate::config::duration")]
-    pub progress: Duration,
-    /// A peer may compute for this long before its frame begins. Dead processes are noticed at once
-    /// and dead hosts by keep-alive, so this bounds only a peer that lives and never sends.
+    pub silence: Duration,
+    /// A peer may compute for this long before its frame begins. Dead processes are noticed at once, and
+    /// dead hosts by their silence, so this bounds only a peer that lives and never sends.
     #[serde(with = "crate::config::duration")]
     pub patience: Duration,
 }
@@ -44,7 +47,7 @@ impl Default for Waits {
     fn default() -> Self {
         Self {
             join: Duration::from_secs(60),
-            progress: Duration::from_secs(20),
+            silence: Duration::from_secs(2),
             patience: Duration::from_secs(600),
         }
     }
@@ -67,7 +70,7 @@ impl Shared {
         }
     }
 
-    fn is_aborted(&self) -> bool {
+    pub(super) fn is_aborted(&self) -> bool {
         self.aborted.load(Ordering::SeqCst)
     }
 
@@ -83,8 +86,10 @@ impl Shared {
 /// A connection to one peer.
 struct Link {
     rank: u32,
+    /// To end it, whoever is writing.
     socket: TcpStream,
-    frames: Receiver<std::result::Result<Frame, String>>,
+    writer: Writer,
+    frames: Receiver<std::result::Result<Frame, Broken>>,
 }
 
 /// A group over TCP.
@@ -96,6 +101,8 @@ pub struct Tcp {
     /// By rank, without this one.
     links: Vec<Link>,
     abort: super::AbortHandle,
+    /// Ends with the group.
+    _pings: Pings,
 }
 
 /// Frames of one peer that may wait to be taken. A peer is at most one operation ahead, and no
@@ -103,27 +110,31 @@ pub struct Tcp {
 const FRAMES_WAITING: usize = 4;
 
 impl Tcp {
-    /// Starts the readers of authenticated connections.
+    /// Starts the readers of authenticated connections, to which `pings` sends signs of life already.
     fn new(
         spec: &GroupSpec,
-        sockets: Vec<(u32, TcpStream)>,
+        sockets: Vec<(u32, TcpStream, Writer)>,
+        pings: Pings,
         abort: super::AbortHandle,
     ) -> std::io::Result<Self> {
         let mut links = Vec::new();
-        for (rank, socket) in sockets {
+        for (rank, socket, writer) in sockets {
             let (sender, frames) = sync_channel(FRAMES_WAITING);
             let (reading, longest) = (socket.try_clone()?, spec.longest_frame);
             let name = format!("read-rank-{rank}");
             std::thread::Builder::new().name(name).spawn(move || {
                 loop {
                     let frame = frame::read(&reading, longest);
+                    if frame.as_ref().is_ok_and(|frame| frame.kind == Kind::Ping) {
+                        continue;
+                    }
                     let over = frame.is_err();
                     if sender.send(frame).is_err() || over {
                         return;
                     }
                 }
             })?;
-            links.push(Link { rank, socket, frames });
+            links.push(Link { rank, socket, writer, frames });
         }
         links.sort_by_key(|link| link.rank);
         Ok(Self {
@@ -133,14 +144,15 @@ impl Tcp {
             patience: spec.waits.patience,
             links,
             abort,
+            _pings: pings,
         })
     }
 
-    fn lost(&self, rank: u32, detail: impl Into<String>) -> CollectiveError {
+    fn lost(&self, rank: u32, silent: bool, detail: impl Into<String>) -> CollectiveError {
         if self.abort.shared.is_aborted() {
             return CollectiveError::Aborted;
         }
-        CollectiveError::PeerLost { rank, detail: detail.into() }
+        CollectiveError::PeerLost { rank, silent, detail: detail.into() }
     }
 
     fn link(&self, rank: u32) -> Result<&Link> {
@@ -153,23 +165,22 @@ impl Tcp {
     fn send(&self, rank: u32, kind: Kind, step: u64, payload: &[u8]) -> Result<()> {
         let link = self.link(rank)?;
         let header = frame::header(kind, self.generation, step, payload.len());
-        let mut socket = &link.socket;
-        socket
-            .write_all(&header)
-            .and_then(|()| socket.write_all(payload))
-            .map_err(|error| self.lost(rank, format!("writing to it failed: {error}")))
+        pings::write(&link.writer, &[&header, payload]).map_err(|error| {
+            let silent = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            self.lost(rank, silent, format!("writing to it failed: {error}"))
+        })
     }
 
     fn receive(&self, rank: u32, kind: Kind, step: u64) -> Result<Vec<u8>> {
         let frame = match self.link(rank)?.frames.recv_timeout(self.patience) {
             Ok(Ok(frame)) => frame,
-            Ok(Err(detail)) => return Err(self.lost(rank, detail)),
+            Ok(Err(broken)) => return Err(self.lost(rank, broken.silent, broken.detail)),
             Err(RecvTimeoutError::Disconnected) => {
-                return Err(self.lost(rank, "its connection had ended"));
+                return Err(self.lost(rank, false, "its connection had ended"));
             }
             Err(RecvTimeoutError::Timeout) => {
                 let waited = humantime::format_duration(self.patience);
-                return Err(self.lost(rank, format!("it sent nothing for {waited}")));
+                return Err(self.lost(rank, true, format!("it sent nothing for {waited}")));
             }
         };
         if (frame.kind, frame.generation, frame.step) != (kind, self.generation, step) {
@@ -211,9 +222,9 @@ impl Collective for Tcp {
         step: u64,
         slices: u32,
         parts: &[(Node, Vec<f32>)],
-        stamp: u64,
+        stamp: &Stamp,
         out: &mut [f32],
-    ) -> Result<Vec<u64>> {
+    ) -> Result<Vec<Stamp>> {
         let elements = out.len();
         for peer in self.peers() {
             let range = range_of(peer, self.world, elements);
@@ -222,7 +233,7 @@ impl Collective for Tcp {
         let own = range_of(self.rank, self.world, elements);
         let mut all: BTreeMap<Node, Vec<f32>> =
             parts.iter().map(|(node, values)| (*node, values[own.clone()].to_vec())).collect();
-        let mut stamps = vec![stamp; self.world as usize];
+        let mut stamps = vec![*stamp; self.world as usize];
         for peer in self.peers() {
             let payload = self.receive(peer, Kind::Parts, step)?;
             let (stamp, found) = frame::decode_parts(&payload, own.len())

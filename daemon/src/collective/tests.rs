@@ -1,11 +1,13 @@
 //! The conformance suite that every transport must pass, and what is TCP's own.
 
-use super::tcp::{GroupSpec, Listener, Peer, Waits};
+use super::tcp::{GroupSpec, Listener, Peer, Tcp, Waits};
 use super::{AbortHandle, Collective, CollectiveError};
 use crate::numerics::batches::deal;
 use crate::numerics::tree::{Node, covering, sum};
 use ptv2_common::ids::WorkerId;
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Barrier;
 use std::time::Duration;
 
 const SLICES: u32 = 7;
@@ -14,7 +16,7 @@ const ELEMENTS: usize = 1003;
 fn waits() -> Waits {
     Waits {
         join: Duration::from_secs(20),
-        progress: Duration::from_secs(10),
+        silence: Duration::from_secs(10),
         patience: Duration::from_secs(20),
     }
 }
@@ -81,15 +83,17 @@ fn a_reduction_gives_the_trees_bits_on_every_world() {
             let mut out = vec![0.0; ELEMENTS];
             let mut stamps = Vec::new();
             for step in 0..3 {
-                let stamp = step * 10 + u64::from(rank);
+                let stamp = [u8::try_from(step * 10 + u64::from(rank)).unwrap(); 24];
                 stamps =
-                    group.reduce(step, SLICES, &parts(rank, weights), stamp, &mut out).unwrap();
+                    group.reduce(step, SLICES, &parts(rank, weights), &stamp, &mut out).unwrap();
             }
             (out, stamps)
         });
         for (out, stamps) in found {
             assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
-            assert_eq!(stamps, (0..u64::from(world)).map(|rank| 20 + rank).collect::<Vec<_>>());
+            let expected: Vec<_> =
+                (0..u8::try_from(world).unwrap()).map(|rank| [20 + rank; 24]).collect();
+            assert_eq!(stamps, expected);
         }
     }
 }
@@ -121,7 +125,7 @@ fn large_buffers_cross_without_a_deadlock() {
     let found = on_all(2, |rank, mut group, _| {
         let own = vec![(Node { start: rank, end: rank + 1 }, vec![1.0 + rank as f32; LARGE])];
         let mut out = vec![0.0; LARGE];
-        group.reduce(0, 2, &own, 0, &mut out).unwrap();
+        group.reduce(0, 2, &own, &[0; 24], &mut out).unwrap();
         out
     });
     assert!(found.iter().flatten().all(|value| *value == 3.0));
@@ -134,12 +138,90 @@ fn a_lost_peer_is_named() {
             return None; // Dropping the group closes its connections, as a dead process does.
         }
         let mut out = vec![0.0; ELEMENTS];
-        Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), 0, &mut out).unwrap_err())
+        Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), &[0; 24], &mut out).unwrap_err())
     });
     let named = |error: &CollectiveError| matches!(error, CollectiveError::PeerLost { .. });
     assert!(found.iter().flatten().all(named), "{found:?}");
     let first = found[0].clone().unwrap();
     assert!(matches!(first, CollectiveError::PeerLost { rank: 1 | 2, .. }), "{first:?}");
+}
+
+/// Runs a group of two whose connection goes through `wire`, which may hold back what passes.
+fn over(
+    wire: impl Fn(TcpStream, TcpStream) + Send + Copy + 'static,
+    each: impl Fn(u32, &mut Tcp) -> Result<(), CollectiveError> + Sync,
+) -> Vec<Result<(), CollectiveError>> {
+    let listeners = listeners(2);
+    let through = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (target, address) = (listeners[0].address(), through.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for near in through.incoming().flatten() {
+            let far = TcpStream::connect(target).unwrap();
+            let (back_from, back_to) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            std::thread::spawn(move || wire(near, far));
+            std::thread::spawn(move || pass(back_from, back_to, usize::MAX));
+        }
+    });
+    // Nobody leaves before both have their result.
+    let both = Barrier::new(2);
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = [0, 1]
+            .map(|rank| {
+                let mut spec = spec(&listeners, rank, b"key");
+                spec.peers[0].address = address;
+                spec.waits.silence = Duration::from_millis(600);
+                let (listener, each, both) = (&listeners[rank as usize], &each, &both);
+                scope.spawn(move || {
+                    let mut group = listener.join(&spec, &AbortHandle::default()).unwrap();
+                    let found = each(rank, &mut group);
+                    both.wait();
+                    found
+                })
+            })
+            .into();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// Passes so many bytes on, then keeps the connection and passes nothing.
+fn pass(mut from: TcpStream, mut to: TcpStream, most: usize) {
+    let (mut passed, mut buffer) = (0, [0; 4096]);
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if passed < most && to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+        passed += length;
+    }
+    drop(to.shutdown(Shutdown::Both));
+}
+
+/// A connection that stays and carries nothing any more, as through a firewall that drops.
+#[test]
+fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
+    // Both sides' proofs pass, and nothing after them.
+    let greeting = 80;
+    let found = over(
+        move |near, far| pass(near, far, greeting),
+        |_, group| group.all_gather_bytes(0, &[0; 4096]).map(drop),
+    );
+    let lost = &found[0];
+    assert!(
+        matches!(lost, Err(CollectiveError::PeerLost { rank: 1, silent: true, .. })),
+        "{found:?}"
+    );
+
+    // Rank 1 computes for three times the bound of silence, and is waited for.
+    let patient = over(
+        |near, far| pass(near, far, usize::MAX),
+        |rank, group| {
+            if rank == 1 {
+                let (_computing, computed) = std::sync::mpsc::channel::<()>();
+                assert!(computed.recv_timeout(Duration::from_millis(1800)).is_err());
+            }
+            group.all_gather_bytes(0, b"here").map(drop)
+        },
+    );
+    assert_eq!(patient, [Ok(()), Ok(())]);
 }
 
 #[test]

@@ -22,6 +22,11 @@ pub struct WorkerConfig {
     pub waits: Waits,
     /// Without a coordinator for this long, the worker writes a checkpoint and ends.
     pub orphan_limit: Duration,
+    /// A worker that is asked to end gives up its step after this long.
+    pub drain_grace: Duration,
+    /// File that tells what the worker is doing, for tests; see
+    /// [`PulseRecord`](ptv2_common::place::PulseRecord).
+    pub pulse_file: Option<PathBuf>,
     /// Whether to end when standard input does: set by a parent that wants no orphans.
     pub exit_with_parent: bool,
 }

@@ -2,13 +2,14 @@
 //! by [`Cluster::apply`] and performed here.
 //!
 //! What a decision records is on disk before any of its messages leaves: the journal's commit is
-//! awaited between the two. While the journal takes nothing, nothing further is decided.
+//! awaited between the two. Inputs that wait together are committed together. While the journal takes
+//! nothing, nothing further is decided.
 
 use super::journal::{Entry, Journal};
 use super::run::{Action, Cluster, Event};
-use super::{chores, staging};
+use super::{chores, entries, staging};
 use crate::clock::{self, Steady};
-use ptv2_common::api::{JobStatus, LogLevel, WorkerStatus};
+use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::job::JobRecord;
@@ -22,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Inputs that may wait; whoever sends more waits.
 pub const INPUTS_WAITING: usize = 1024;
+/// Inputs that are decided upon between two commits, at most.
+const TOGETHER: usize = 256;
 /// Messages that may wait for a worker; one that takes none is disconnected.
 pub const MESSAGES_WAITING: usize = 64;
 /// How often time is looked at.
@@ -43,6 +46,8 @@ pub enum Input {
         connection: u64,
         /// Messages for it. Dropping this closes the connection.
         outbox: mpsc::Sender<ToWorker>,
+        /// Number of its last report that is in the journal.
+        taken: watch::Sender<u64>,
     },
     /// A worker said something.
     Said {
@@ -50,6 +55,8 @@ pub enum Input {
         worker: WorkerId,
         /// Over which connection.
         connection: u64,
+        /// The report's number, if it is one.
+        seq: Option<u64>,
         /// What.
         message: Box<FromWorker>,
     },
@@ -92,7 +99,9 @@ pub struct Driver {
     store_url: String,
     inputs: mpsc::Receiver<Input>,
     results: mpsc::Sender<Input>,
-    connections: BTreeMap<WorkerId, (u64, mpsc::Sender<ToWorker>)>,
+    connections: BTreeMap<WorkerId, Connection>,
+    /// Number of each worker's last report that is in the journal.
+    reported: BTreeMap<WorkerId, u64>,
     staging: Arc<Semaphore>,
     /// Grows with each thing that people may want to see.
     changes: watch::Sender<u64>,
@@ -102,12 +111,30 @@ pub struct Driver {
     shutdown: CancellationToken,
 }
 
+/// A worker's connection.
+struct Connection {
+    number: u64,
+    outbox: mpsc::Sender<ToWorker>,
+    taken: watch::Sender<u64>,
+}
+
+/// What was decided and is not carried out yet.
+#[derive(Default)]
+struct Decided {
+    entries: Vec<Entry>,
+    actions: Vec<Action>,
+    /// Reports that count as taken once the entries are on disk.
+    taken: Vec<(WorkerId, u64)>,
+}
+
 /// What a driver begins with.
 pub struct Beginning {
     /// What was decided before.
     pub cluster: Cluster,
     /// Jobs whose staging was cut off.
     pub unstaged: Vec<JobId>,
+    /// Number of each worker's last report that is in the journal.
+    pub reported: BTreeMap<WorkerId, u64>,
     /// The time that decisions are made by, not before that of the last decision.
     pub clock: Steady,
     /// Where decisions are kept.
@@ -135,7 +162,7 @@ impl Driver {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
-        let Beginning { cluster, unstaged, clock, journal, store, store_url } = beginning;
+        let Beginning { cluster, unstaged, reported, clock, journal, store, store_url } = beginning;
         let driver = Self {
             cluster,
             journal,
@@ -144,6 +171,7 @@ impl Driver {
             inputs,
             results: sender.clone(),
             connections: BTreeMap::new(),
+            reported,
             staging: Arc::new(Semaphore::new(STAGED_AT_ONCE)),
             changes,
             trouble,
@@ -163,66 +191,134 @@ impl Driver {
     pub async fn run(mut self) -> Result<(), Explained> {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut inputs = Vec::with_capacity(TOGETHER);
+        let mut is_late = false;
         loop {
-            let input = tokio::select! {
+            tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Ok(()),
-                input = self.inputs.recv() => match input {
-                    Some(input) => input,
-                    None => return Ok(()),
+                _ = ticks.tick() => is_late = true,
+                count = self.inputs.recv_many(&mut inputs, TOGETHER) => if count == 0 {
+                    return Ok(());
                 },
-                _ = ticks.tick() => Input::Event(Event::Tick),
-            };
-            self.handle(input).await?;
+            }
+            let mut decided = Decided::default();
+            for input in inputs.drain(..) {
+                self.handle(input, &mut decided).await?;
+            }
+            // Nobody is silent whose words still lie here.
+            if is_late && self.inputs.is_empty() {
+                is_late = false;
+                self.decide(Event::Tick, Vec::new(), &mut decided);
+            }
+            self.carry_out(decided).await?;
         }
     }
 
-    async fn handle(&mut self, input: Input) -> Result<(), Explained> {
+    async fn handle(&mut self, input: Input, decided: &mut Decided) -> Result<(), Explained> {
         match input {
-            Input::Event(event) => self.decide(event, Vec::new()).await,
-            Input::Connected { hello, connection, outbox } => {
-                let worker = hello.worker.clone();
-                let welcome = ToWorker::Welcome {
-                    heartbeat_interval_ms: clock::millis(
-                        self.cluster.limits().heartbeat_timeout / 5,
-                    ),
-                    store: self.store_url.clone(),
-                };
-                self.connections.insert(worker.clone(), (connection, outbox));
-                if hello.protocol == ptv2_common::session::PROTOCOL {
-                    self.tell(&worker, welcome);
+            Input::Event(event) => self.decide(event, Vec::new(), decided),
+            Input::Said { worker, connection, seq, message } => {
+                if self.is_current(&worker, connection) {
+                    self.hear(worker, seq, message, decided);
                 }
-                self.decide(Event::Joined(hello), Vec::new()).await
             }
-            Input::Said { worker, connection, message } => {
-                if !self.is_current(&worker, connection) {
-                    return Ok(());
-                }
-                let entries = entries_of(&worker, &message, clock::millis(self.clock.elapsed()));
-                self.decide(Event::Said(worker, message), entries).await
+            // What was decided before goes out over the connections of before.
+            Input::Connected { hello, connection, outbox, taken } => {
+                self.carry_out(std::mem::take(decided)).await?;
+                let connection = Connection { number: connection, outbox, taken };
+                self.connected(hello, connection, decided);
             }
             Input::Disconnected { worker, connection } => {
+                self.carry_out(std::mem::take(decided)).await?;
                 // The end of a connection that was superseded says nothing.
-                if !self.is_current(&worker, connection) {
-                    return Ok(());
+                if self.is_current(&worker, connection) {
+                    self.connections.remove(&worker);
+                    self.decide(Event::Gone(worker), Vec::new(), decided);
                 }
-                self.connections.remove(&worker);
-                self.decide(Event::Gone(worker), Vec::new()).await
             }
-            Input::Asked(question) => self.answer(question).await,
+            // Whoever asks hears of nothing that is not on disk.
+            Input::Asked(question) => {
+                self.carry_out(std::mem::take(decided)).await?;
+                self.answer(question).await?;
+            }
         }
+        Ok(())
+    }
+
+    fn connected(&mut self, hello: Box<Hello>, connection: Connection, decided: &mut Decided) {
+        let worker = hello.worker.clone();
+        let timeout = self.cluster.limits().heartbeat_timeout;
+        let welcome = ToWorker::Welcome {
+            heartbeat_interval_ms: clock::millis(timeout / 5),
+            heartbeat_timeout_ms: clock::millis(timeout),
+            store: self.store_url.clone(),
+        };
+        self.connections.insert(worker.clone(), connection);
+        if hello.protocol == ptv2_common::session::PROTOCOL {
+            self.tell(&worker, welcome);
+        }
+        self.decide(Event::Joined(hello), Vec::new(), decided);
     }
 
     fn is_current(&self, worker: &WorkerId, connection: u64) -> bool {
-        self.connections.get(worker).is_some_and(|(current, _)| *current == connection)
+        self.connections.get(worker).is_some_and(|current| current.number == connection)
     }
 
-    /// Decides, writes down, then acts.
-    async fn decide(&mut self, event: Event, entries: Vec<Entry>) -> Result<(), Explained> {
-        let actions = self.cluster.apply(self.clock.elapsed(), event);
-        self.persist(self.entries(&actions, entries)).await?;
+    /// Takes what a worker says. A report counts once, however often it is sent: its number is in the
+    /// journal together with what followed from it.
+    fn hear(
+        &mut self,
+        worker: WorkerId,
+        seq: Option<u64>,
+        message: Box<FromWorker>,
+        decided: &mut Decided,
+    ) {
+        let known = self.reported.get(&worker).copied().unwrap_or(0);
+        if seq.is_some_and(|seq| seq <= known) {
+            if message.bears_repeating() {
+                self.decide(Event::Said(worker.clone(), message), Vec::new(), decided);
+            }
+        } else {
+            let unix_ms = clock::millis(self.clock.elapsed());
+            let mut entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            if let Some(seq) = seq {
+                self.reported.insert(worker.clone(), seq);
+                entries.push(Entry::Reported { worker: worker.clone(), seq });
+            }
+            self.decide(Event::Said(worker.clone(), message), entries, decided);
+        }
+        if let Some(seq) = seq {
+            decided.taken.push((worker, seq.max(known)));
+        }
+    }
+
+    /// Decides. What follows is carried out later.
+    fn decide(&mut self, event: Event, entries: Vec<Entry>, decided: &mut Decided) {
+        let now = self.clock.elapsed();
+        let actions = self.cluster.apply(now, event);
+        decided.entries.extend(entries::of_decision(&actions, clock::millis(now), entries));
+        decided.actions.extend(actions);
+    }
+
+    /// Writes down what was decided, then acts.
+    async fn carry_out(&mut self, decided: Decided) -> Result<(), Explained> {
+        let Decided { entries, actions, taken } = decided;
+        self.persist(entries).await?;
         self.act(actions);
+        for (worker, seq) in taken {
+            if let Some(connection) = self.connections.get(&worker) {
+                connection.taken.send_replace(seq);
+            }
+        }
         Ok(())
+    }
+
+    /// Decides and carries it out.
+    async fn order(&mut self, event: Event) -> Result<(), Explained> {
+        let mut decided = Decided::default();
+        self.decide(event, Vec::new(), &mut decided);
+        self.carry_out(decided).await
     }
 
     /// Accepts a job, or nothing at all: one that the journal does not take was never there.
@@ -234,39 +330,16 @@ impl Driver {
                 .hint("wait for some to end, or raise `limits.queue_limit`"));
         }
         let (job, before) = (record.id.clone(), self.cluster.clone());
-        let actions = self.cluster.apply(self.clock.elapsed(), Event::Submitted(record));
-        if let Err(error) = self.journal.write(self.entries(&actions, Vec::new())).await {
+        let now = self.clock.elapsed();
+        let actions = self.cluster.apply(now, Event::Submitted(record));
+        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
+        if let Err(error) = self.journal.write(entries).await {
             self.cluster = before;
             return Err(error.hint("the job was not accepted: make room, then submit it again"));
         }
         self.changes.send_modify(|count| *count += 1);
         self.act(actions);
         self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
-    }
-
-    /// What is to be journaled of a decision.
-    fn entries(&self, actions: &[Action], mut entries: Vec<Entry>) -> Vec<Entry> {
-        let unix_ms = clock::millis(self.clock.elapsed());
-        for action in actions {
-            match action {
-                Action::Record(fact) => entries.push(Entry::Fact { unix_ms, fact: fact.clone() }),
-                Action::Note { job, kind, message } => {
-                    tracing::info!(%job, kind, "{message}");
-                    entries.push(Entry::Event {
-                        job: job.clone(),
-                        unix_ms,
-                        kind: (*kind).into(),
-                        message: message.clone(),
-                    });
-                }
-                Action::Stage(_)
-                | Action::Prepare(..)
-                | Action::Tell(..)
-                | Action::MarkEnd(..)
-                | Action::Disconnect(_) => {}
-            }
-        }
-        entries
     }
 
     /// Writes entries down, however long it takes: what was decided cannot be taken back. Meanwhile
@@ -340,12 +413,12 @@ impl Driver {
     }
 
     fn tell(&self, worker: &WorkerId, message: ToWorker) {
-        let Some((connection, outbox)) = self.connections.get(worker) else { return };
-        if outbox.try_send(message).is_ok() {
+        let Some(known) = self.connections.get(worker) else { return };
+        if known.outbox.try_send(message).is_ok() {
             return;
         }
         tracing::warn!(%worker, "a worker takes no messages and is disconnected");
-        let ended = Input::Disconnected { worker: worker.clone(), connection: *connection };
+        let ended = Input::Disconnected { worker: worker.clone(), connection: known.number };
         let results = self.results.clone();
         tokio::spawn(async move { drop(results.send(ended).await) });
     }
@@ -369,11 +442,11 @@ impl Driver {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
             }
             Question::Cancel(job, reply) => {
-                self.decide(Event::Cancel(job.clone()), Vec::new()).await?;
+                self.order(Event::Cancel(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
             }
             Question::Retry(job, reply) => {
-                self.decide(Event::Retry(job.clone()), Vec::new()).await?;
+                self.order(Event::Retry(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
             }
             Question::Workers(reply) => {
@@ -381,44 +454,10 @@ impl Driver {
             }
             Question::Drain(worker, reply) => {
                 let known = self.cluster.knows_worker(&worker);
-                self.decide(Event::Drain(worker), Vec::new()).await?;
+                self.order(Event::Drain(worker)).await?;
                 let _ = reply.send(known);
             }
         }
         Ok(())
-    }
-}
-
-/// What a worker's message puts into the journal whatever is decided about it.
-fn entries_of(worker: &WorkerId, message: &FromWorker, unix_ms: u64) -> Vec<Entry> {
-    let log = |job: &JobId, level: LogLevel, message: String| Entry::Log {
-        job: job.clone(),
-        unix_ms,
-        level,
-        source: worker.to_string(),
-        message,
-    };
-    match message {
-        FromWorker::Log { job, level, message } => vec![log(job, *level, message.clone())],
-        FromWorker::Progress { job, metrics, .. } => metrics
-            .iter()
-            .map(|row| Entry::Metrics { job: job.clone(), row: row.clone() })
-            .collect(),
-        FromWorker::Running { job, generation, place } => {
-            let message = format!("generation {generation} runs here from step {}", place.step);
-            vec![log(job, LogLevel::Info, message)]
-        }
-        FromWorker::JobFailed { job, error, .. } => {
-            vec![log(job, LogLevel::Error, error.to_string())]
-        }
-        FromWorker::CheckpointReport { job, outcome: Err(error), .. } => {
-            vec![log(job, LogLevel::Warn, format!("a checkpoint could not be written: {error}"))]
-        }
-        FromWorker::Hello(_)
-        | FromWorker::Heartbeat { .. }
-        | FromWorker::Left { .. }
-        | FromWorker::CheckpointReport { outcome: Ok(_), .. }
-        | FromWorker::Finished { .. }
-        | FromWorker::Draining => Vec::new(),
     }
 }

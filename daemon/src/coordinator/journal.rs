@@ -10,8 +10,9 @@ mod tests;
 use super::run::{Fact, Recorded};
 use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
 use ptv2_common::error::Explained;
-use ptv2_common::ids::JobId;
+use ptv2_common::ids::{JobId, WorkerId};
 use rusqlite::Connection;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -54,6 +55,13 @@ pub enum Entry {
         /// One line.
         message: String,
     },
+    /// A worker's report with this number, and all before it, need not be sent again.
+    Reported {
+        /// The worker.
+        worker: WorkerId,
+        /// The number.
+        seq: u64,
+    },
     /// A step or an evaluation. One that is done again replaces its row.
     Metrics {
         /// The job.
@@ -72,6 +80,15 @@ enum Request {
     Metrics { job: JobId, reply: Reply<Vec<MetricsRow>> },
 }
 
+/// What a journal tells a coordinator that starts.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// What was decided, oldest first.
+    pub facts: Vec<Recorded>,
+    /// The number of each worker's last report that is in the journal.
+    pub reported: BTreeMap<WorkerId, u64>,
+}
+
 /// A handle to the journal's thread. The thread ends with its last handle.
 #[derive(Debug, Clone)]
 pub struct Journal {
@@ -80,18 +97,18 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or makes the journal and gives the facts in it.
+    /// Opens or makes the journal and gives what is in it.
     ///
     /// # Errors
     /// When the file is damaged or of another version, with what to do.
-    pub fn open(path: &Path) -> Result<(Self, Vec<Recorded>), Explained> {
-        let (connection, facts) = file::open(path)?;
+    pub fn open(path: &Path) -> Result<(Self, Past), Explained> {
+        let (connection, past) = file::open(path)?;
         let (requests, queue) = sync_channel(WAITING);
         std::thread::Builder::new()
             .name("journal".into())
             .spawn(move || serve(connection, &queue))
             .map_err(|error| Explained::from_error(&error))?;
-        Ok((Self { requests, path: path.to_owned() }, facts))
+        Ok((Self { requests, path: path.to_owned() }, past))
     }
 
     /// Writes entries in one transaction; they are on disk when this returns.
@@ -157,7 +174,14 @@ impl Journal {
 fn serve(mut connection: Connection, queue: &Receiver<Request>) {
     for request in queue {
         match request {
-            Request::Write(entries, reply) => answer(reply, file::write(&mut connection, &entries)),
+            Request::Write(entries, reply) => {
+                #[cfg(feature = "faults")]
+                crate::faults::journal("journal-before");
+                let written = file::write(&mut connection, &entries);
+                #[cfg(feature = "faults")]
+                crate::faults::journal("journal-after");
+                answer(reply, written);
+            }
             Request::Events { job, after, reply } => {
                 answer(reply, file::events(&connection, &job, after));
             }

@@ -5,6 +5,7 @@ pub mod accept;
 pub mod adopt;
 pub mod chores;
 pub mod driver;
+mod entries;
 pub mod http;
 pub mod idempotency;
 pub mod journal;

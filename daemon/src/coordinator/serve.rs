@@ -4,7 +4,7 @@ use super::accept::{HashCache, Roots};
 use super::adopt;
 use super::driver::{Beginning, Driver};
 use super::http::{Edge, Tokens, router};
-use super::journal::{Entry, Journal};
+use super::journal::{Entry, Journal, Past};
 use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
@@ -47,17 +47,19 @@ impl Coordinator {
         let (lock, listener) = take_and_listen(&state, config.listen).await?;
         let store_url = config.store_url()?;
         let store = storage::open(&store_url)?;
-        let (journal, facts) = Journal::open(&state.join("journal.sqlite"))?;
+        let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
-        let (cluster, unstaged) = Cluster::replay(config.limits.clone(), facts);
+        let clock = Steady::start(last);
+        let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
         let tokens = Tokens::open(&state)?;
         let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
-        let clock = Steady::start(last);
+        let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
             unstaged,
+            reported,
             clock,
             journal: journal.clone(),
             store: store.clone(),
@@ -65,8 +67,18 @@ impl Coordinator {
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
-        let edge =
-            Edge { doors, clock, journal, store, store_url, tokens, roots, hashes, shutdown };
+        let edge = Edge {
+            doors,
+            clock,
+            journal,
+            store,
+            store_url,
+            tokens,
+            roots,
+            hashes,
+            sign_of_life,
+            shutdown,
+        };
         tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
         Ok(Self { listener, address, driver, edge, state, _lock: lock })
     }

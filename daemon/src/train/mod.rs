@@ -5,6 +5,7 @@
 //! the only one that calls torch.
 
 pub mod attention;
+pub mod audit;
 pub mod backbones;
 pub mod batch;
 pub mod dropout;

@@ -29,9 +29,9 @@ pub struct Setting {
     pub seed: u64,
     /// The tuned tensors.
     pub layout: Layout,
-    /// This rank, in the build that keys dropout by it: the tests' negative control.
-    #[cfg(feature = "dropout-keyed-by-rank")]
-    pub rank: u32,
+    /// Keys dropout too, where a test wants what must not be: its negative control.
+    #[cfg(feature = "faults")]
+    pub process: u32,
 }
 
 impl Setting {
@@ -60,8 +60,8 @@ impl Setting {
                 config.hidden_size as usize,
                 outputs,
             ),
-            #[cfg(feature = "dropout-keyed-by-rank")]
-            rank: 0,
+            #[cfg(feature = "faults")]
+            process: crate::faults::dropout_key(),
         }
     }
 
@@ -119,8 +119,8 @@ impl Network {
         let setting = &self.setting;
         let tuned = self.tuned(values, true)?;
         let seed = setting.seed;
-        #[cfg(feature = "dropout-keyed-by-rank")]
-        let seed = seed + 1000 * u64::from(setting.rank);
+        #[cfg(feature = "faults")]
+        let seed = seed + 1000 * u64::from(setting.process);
         let dropout = Dropout::new(setting.rates, seed, step, slice.index);
         let logits = self.forward(&tuned, slice, &dropout)?;
         let loss = logits.f_cross_entropy_loss::<Tensor>(

@@ -1,5 +1,6 @@
 //! Frozen backbones that stay in memory between jobs.
 
+use crate::train::audit::Audit;
 use crate::train::backbones::bert::Bert;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
@@ -7,10 +8,17 @@ use ptv2_common::spec::Precision;
 use ptv2_common::storage;
 use std::path::Path;
 
-/// The last backbone used: its pin, its precision, and its weights.
+/// The last backbone used.
 #[derive(Default)]
 pub(super) struct Backbones {
-    resident: Option<(PinnedBackbone, Precision, Bert)>,
+    resident: Option<Resident>,
+}
+
+struct Resident {
+    pin: PinnedBackbone,
+    precision: Precision,
+    bert: Bert,
+    audit: Audit,
 }
 
 impl Backbones {
@@ -24,10 +32,10 @@ impl Backbones {
         precision: Precision,
         loaded: impl FnOnce(),
     ) -> Result<Bert, Explained> {
-        if let Some((resident, resident_precision, bert)) = &self.resident
-            && (resident, *resident_precision) == (pin, precision)
+        if let Some(resident) = &self.resident
+            && (&resident.pin, resident.precision) == (pin, precision)
         {
-            return Ok(bert.share());
+            return Ok(resident.bert.share());
         }
         // The old weights go before the new ones come: there may be memory for one only.
         self.resident = None;
@@ -37,8 +45,46 @@ impl Backbones {
         let bert = Bert::load(directory, precision)?;
         loaded();
         let shared = bert.share();
-        self.resident = Some((pin.clone(), precision, bert));
+        let audit = Audit::of(&bert).map_err(|error| Explained::from_error(&error))?;
+        #[cfg(feature = "faults")]
+        crate::faults::spoil_weights(&bert);
+        self.resident = Some(Resident { pin: pin.clone(), precision, bert, audit });
         Ok(shared)
+    }
+
+    /// Looks at one more frozen tensor; says whether all were seen to be whole.
+    ///
+    /// # Errors
+    /// When it has changed since it was loaded. The backbone is given up then.
+    pub(super) fn audit(&mut self) -> Result<bool, Explained> {
+        let Some(resident) = &mut self.resident else { return Ok(true) };
+        match resident.audit.next(&resident.bert) {
+            Ok(None) => Ok(resident.audit.is_complete()),
+            Ok(Some(detail)) => {
+                let directory = resident.pin.directory.clone();
+                self.resident = None;
+                Err(Explained::new(format!("frozen weights have changed in memory: {detail}"))
+                    .at(directory)
+                    .expected("the bits that were loaded")
+                    .hint(
+                        "run the jobs that this worker computed for again, and have the machine's \
+                         memory tested",
+                    ))
+            }
+            Err(error) => Err(Explained::from_error(&error)),
+        }
+    }
+
+    /// Whether nothing is left to look at.
+    pub(super) fn is_audited(&self) -> bool {
+        self.resident.as_ref().is_none_or(|resident| resident.audit.is_complete())
+    }
+
+    /// The weights were used: they are to be looked at again.
+    pub(super) fn audit_again(&mut self) {
+        if let Some(resident) = &mut self.resident {
+            resident.audit.again();
+        }
     }
 }
 

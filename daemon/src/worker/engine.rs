@@ -1,30 +1,37 @@
 //! The device thread: takes orders, and runs one generation after the other.
 //!
 //! What it holds of a job outlives a generation: the tuned state, its place, the compute threads. So
-//! the next generation goes on where this one stopped.
+//! the next generation goes on where this one stopped. Between generations it looks whether the frozen
+//! weights are still what was loaded.
 
 use super::backbones::Backbones;
-use super::data;
 use super::generation;
 use super::held::{Exit, Held};
-use super::orders::{Order, Stop};
-use super::{Shared, join};
-use crate::collective::CollectiveError;
+use super::retry::{Pauses, patiently};
+use super::{Shared, data, join};
+use crate::collective::{AbortHandle, CollectiveError};
+use crate::protocol::slate::{Order, Stop};
 use crate::train::pool::Pool;
 use crate::train::step::Setting;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
+use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place};
-use ptv2_common::session::{FromWorker, LeaveReason, Start};
+use ptv2_common::session::{FromWorker, LeaveReason, Stage, Start, Warm};
 use ptv2_common::storage;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// The last checkpoint of a parked job must be in the store within this time.
 const PARKING: Duration = Duration::from_secs(30);
+/// How often a thread that waits looks whether it still should.
+const LOOK: Duration = Duration::from_millis(100);
+/// An idle thread looks at all frozen weights once in this time; and after each generation.
+const AUDIT: Duration = Duration::from_secs(60);
 
 /// A handle to the device thread.
 pub(super) struct Device {
@@ -45,10 +52,18 @@ impl Device {
 /// # Errors
 /// When the system gives no thread.
 pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
-    let mut engine = Engine { shared, runtime, backbones: Backbones::default(), held: None };
+    let over = shared.over.clone().drop_guard();
+    let mut engine = Engine {
+        shared,
+        runtime,
+        backbones: Backbones::default(),
+        held: None,
+        unaudited: Vec::new(),
+    };
     std::thread::Builder::new()
         .name("device".into())
         .spawn(move || {
+            let _over = over;
             tch::set_num_threads(1);
             engine.run();
         })
@@ -61,16 +76,21 @@ struct Engine {
     runtime: Handle,
     backbones: Backbones,
     held: Option<Held>,
+    /// Jobs computed for since all frozen weights were last seen to be whole.
+    unaudited: Vec<JobId>,
 }
 
 impl Engine {
     fn run(&mut self) {
         loop {
-            match self.shared.orders.next() {
-                Order::Start(start) => self.serve(&start),
-                Order::Forget(job) => self.forget(&job),
-                Order::Stop(stop) => self.stop(stop),
-                Order::End => {
+            let most = if self.backbones.is_audited() { AUDIT } else { Duration::ZERO };
+            match self.shared.orders.next_within(most) {
+                None => self.audit(),
+                Some(Order::Start(start)) => self.serve(&start),
+                Some(Order::Warm(warm)) => self.warm(&warm),
+                Some(Order::Forget(job)) => self.forget(&job),
+                Some(Order::Stop(stop)) => self.stop(stop),
+                Some(Order::End) => {
                     if let Some(job) = self.held.as_ref().map(|held| held.job.id.clone()) {
                         self.park(&job);
                     }
@@ -91,30 +111,51 @@ impl Engine {
 
     fn forget(&mut self, job: &JobId) {
         self.held.take_if(|held| held.job.id == *job);
+        self.shared.pulse.forgets(job);
     }
 
     /// Leaves a job's generations for good. This thread is in none now, so saying it makes it so.
     fn stop(&mut self, stop: Stop) {
         let Stop { job, generation, park } = stop;
-        let place = self.place(&job);
-        let reason = LeaveReason::Stopped;
-        let left = FromWorker::Left { job: job.clone(), generation, place, reason };
-        self.shared.outbox.put(left);
         if park {
             self.park(&job);
-        } else {
+        }
+        let place = self.place(&job);
+        if !park {
             self.forget(&job);
         }
+        let reason = LeaveReason::Stopped;
+        self.shared.outbox.put(FromWorker::Left { job, generation, place, reason });
     }
 
     /// Writes the state of a job whose group is gone, if this rank wrote for that group.
     fn park(&self, job: &JobId) {
         let Some(held) = self.holding(job) else { return };
-        if let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) {
-            let written = keeper.finish(progress.state.clone(), false).recv_timeout(PARKING);
-            if written.is_err() {
-                let message = "parked without a checkpoint of its last step: the store is behind";
-                self.log(job, LogLevel::Warn, message.into());
+        let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) else { return };
+        let written = keeper.finish(progress.state.clone(), false);
+        for _ in 0..PARKING.as_millis() / LOOK.as_millis() {
+            match written.recv_timeout(LOOK) {
+                Ok(_) => return,
+                Err(RecvTimeoutError::Timeout) if self.shared.orders.is_ended() => break,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let message = "parked without a checkpoint of its last step: the store is behind";
+        self.log(job, LogLevel::Warn, message.into());
+    }
+
+    /// Looks at one more frozen tensor. What has changed in memory would make every later gradient
+    /// wrong, without a sign: it is loaded anew, and people are told.
+    fn audit(&mut self) {
+        match self.backbones.audit() {
+            Ok(true) => self.unaudited.clear(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "the backbone is loaded anew");
+                self.held = None;
+                let jobs = std::mem::take(&mut self.unaudited);
+                self.shared.outbox.put(FromWorker::Damaged { error, jobs });
             }
         }
     }
@@ -123,81 +164,116 @@ impl Engine {
     fn serve(&mut self, start: &Start) {
         let shared = Arc::clone(&self.shared);
         let (job, generation) = (start.job.id.clone(), start.generation);
-        shared.pulse.serve(Some((job.clone(), generation)));
+        shared.pulse.enters(&job, generation);
         shared.pulse.moved(DevicePhase::Loading, None);
         let abort = shared.orders.enter(&job, generation);
-        let exit = self.ready(start).and_then(|()| {
-            let Some(held) = &mut self.held else { return Err(Exit::Stopped) };
+        let exit = self.ready(&start.job, &start.features, Some(&abort)).and_then(|()| {
+            let Some(held) = &mut self.held else { return Err(Exit::Left) };
             held.keeper = None;
             let group = join::meet(&shared, start, held, &abort)?;
             generation::run(&shared, &self.runtime, start, held, group)
         });
         shared.orders.left();
+        self.backbones.audit_again();
+        if !self.unaudited.contains(&job) {
+            self.unaudited.push(job.clone());
+        }
         let place = self.place(&job);
-        let left = |reason| FromWorker::Left { job: job.clone(), generation, place, reason };
-        shared.outbox.put(match exit {
-            Ok(finished) => finished,
-            Err(Exit::Job(error)) => {
-                FromWorker::JobFailed { job: job.clone(), generation, error: *error }
+        let farewell = match exit {
+            Ok(tuned_sha256) => {
+                shared.pulse.is(Stage::Finished { tuned_sha256: tuned_sha256.clone() });
+                FromWorker::Finished { job, generation, tuned_sha256 }
             }
-            Err(Exit::Stopped) | Err(Exit::Group(CollectiveError::Aborted)) => {
-                left(LeaveReason::Stopped)
-            }
-            Err(Exit::Group(
-                CollectiveError::PeerLost { rank, detail }
-                | CollectiveError::Protocol { rank, detail },
-            )) => match start.members.get(rank as usize) {
-                Some(peer) => left(LeaveReason::PeerLost { peer: peer.worker.clone(), detail }),
-                None => left(LeaveReason::Stopped),
-            },
-            Err(Exit::Diverged { own, detail }) => {
-                self.log(&job, LogLevel::Error, detail);
-                if own && let Some(held) = &mut self.held {
-                    held.progress = None;
+            Err(exit) => {
+                shared.pulse.is(Stage::Left);
+                match self.reason(start, exit) {
+                    Ok(reason) => FromWorker::Left { job, generation, place, reason },
+                    Err(error) => FromWorker::JobFailed { job, generation, error },
                 }
-                left(LeaveReason::Stopped)
             }
-        });
-        shared.pulse.serve(None);
+        };
+        shared.outbox.put(farewell);
         shared.pulse.moved(DevicePhase::Idle, place);
     }
 
-    /// Sets this worker up for a job, unless it is already.
-    fn ready(&mut self, start: &Start) -> Result<(), Exit> {
-        if self.holding(&start.job.id).is_some() {
+    /// Why a generation was left, or why the job cannot go on.
+    fn reason(&mut self, start: &Start, exit: Exit) -> Result<LeaveReason, Explained> {
+        let lost = |rank: u32, silent: bool, detail: String| match start.members.get(rank as usize)
+        {
+            Some(peer) => LeaveReason::PeerLost { peer: peer.worker.clone(), silent, detail },
+            None => LeaveReason::Stopped,
+        };
+        Ok(match exit {
+            Exit::Job(error) => return Err(*error),
+            Exit::Left | Exit::Group(CollectiveError::Aborted) => LeaveReason::Stopped,
+            Exit::Group(CollectiveError::PeerLost { rank, silent, detail }) => {
+                lost(rank, silent, detail)
+            }
+            Exit::Group(CollectiveError::Protocol { rank, detail }) => lost(rank, false, detail),
+            Exit::Diverged { own, majority, detail } => {
+                if own && let Some(held) = &mut self.held {
+                    held.progress = None;
+                }
+                LeaveReason::Diverged { own: own && majority, detail }
+            }
+        })
+    }
+
+    /// Loads what a job needs before it is needed, and says so.
+    fn warm(&mut self, warm: &Warm) {
+        let job = warm.job.id.clone();
+        self.shared.pulse.moved(DevicePhase::Loading, None);
+        let outcome = match self.ready(&warm.job, &warm.features, None) {
+            Ok(()) => Ok(()),
+            Err(Exit::Job(error)) => Err(*error),
+            Err(_) => Err(Explained::new("the worker was called away")),
+        };
+        self.shared.outbox.put(FromWorker::Ready { job, outcome });
+        self.shared.pulse.moved(DevicePhase::Idle, None);
+    }
+
+    /// Sets this worker up for a job, unless it is already. While the store fails it tries again, in a
+    /// group as long as the group wants it.
+    fn ready(
+        &mut self,
+        job: &JobRecord,
+        features: &str,
+        group: Option<&AbortHandle>,
+    ) -> Result<(), Exit> {
+        if self.holding(&job.id).is_some() {
             return Ok(());
         }
         self.held = None;
-        let shared = &self.shared;
+        let shared = Arc::clone(&self.shared);
+        shared.pulse.speed(None);
         let url = shared.store.get().map_or("", String::as_str);
         let store = storage::open(url)?;
         let loaded = || {
             shared.pulse.loaded();
             shared.pulse.moved(DevicePhase::Loading, None);
         };
-        let precision = start.job.spec.backbone.precision;
-        let bert = self.backbones.get(&start.job.backbone, precision, loaded)?;
-        let setting = Arc::new(setting(start, &bert));
-        let data = self.runtime.block_on(data::load(&store, &start.features))?;
+        let bert = self.backbones.get(&job.backbone, job.spec.backbone.precision, loaded)?;
+        let setting = Arc::new(Setting::new(job, &bert));
+        let data = patiently(
+            Pauses::default(),
+            || self.runtime.block_on(data::load(&store, features)),
+            |error| {
+                self.log(&job.id, LogLevel::Warn, format!("rows are not read yet: {error}"));
+                shared.pulse.moved(DevicePhase::Loading, None);
+            },
+            || match group {
+                Some(group) => group.is_aborted(),
+                None => shared.orders.is_ended(),
+            },
+        )?;
         let pool = Pool::new(&bert, &setting, shared.config.threads)
             .map_err(|error| Explained::from_error(&error))?;
-        let job = start.job.clone();
-        self.held = Some(Held { job, setting, pool, data, store, progress: None, keeper: None });
+        let job = job.clone();
+        self.held = Some(Held::new(job, setting, pool, data, store));
         Ok(())
     }
 
     fn log(&self, job: &JobId, level: LogLevel, message: String) {
         self.shared.outbox.put(FromWorker::Log { job: job.clone(), level, message });
     }
-}
-
-#[cfg(not(feature = "dropout-keyed-by-rank"))]
-fn setting(start: &Start, bert: &crate::train::backbones::bert::Bert) -> Setting {
-    Setting::new(&start.job, bert)
-}
-
-/// The tests' negative control: what must not be, so that they can show that it would be noticed.
-#[cfg(feature = "dropout-keyed-by-rank")]
-fn setting(start: &Start, bert: &crate::train::backbones::bert::Bert) -> Setting {
-    Setting { rank: start.rank, ..Setting::new(&start.job, bert) }
 }

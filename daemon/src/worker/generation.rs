@@ -15,12 +15,14 @@ use crate::numerics::batches::{BatchPlan, cut, deal};
 use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
 use crate::numerics::tree::{Node, covering, sum};
+use crate::protocol::speeds::Speeds;
+use crate::protocol::vote::{Verdict, Vote, judge};
 use crate::train::batch::{Slice, expected_cost};
 use crate::train::step::SliceGradient;
 use ptv2_common::api::{MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
-use ptv2_common::place::{DevicePhase, Place, PlacePhase};
-use ptv2_common::session::{FromWorker, Start};
+use ptv2_common::place::{DevicePhase, Moment, Place, PlacePhase};
+use ptv2_common::session::{FromWorker, Stage, Start};
 use ptv2_common::spec::Interval;
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,7 +33,7 @@ use tokio::runtime::Handle;
 /// How often a rank that waits for the store looks whether its group goes on.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Brings the ranks level and trains to the end; gives the message that says so.
+/// Brings the ranks level and trains to the end; gives the hash of the final tuned state.
 ///
 /// # Errors
 /// Why this rank left. What it holds stays in `held`.
@@ -41,7 +43,7 @@ pub(super) fn run(
     start: &Start,
     held: &mut Held,
     mut group: Tcp,
-) -> Result<FromWorker, Exit> {
+) -> Result<String, Exit> {
     join::level(shared, runtime, start, held, &mut group)?;
     let Some(progress) = &held.progress else {
         return Err(Explained::new("a rank began without a state").into());
@@ -70,8 +72,8 @@ pub(super) struct Training<'a> {
     pub(super) start: &'a Start,
     pub(super) held: &'a mut Held,
     pub(super) group: &'a mut dyn Collective,
-    /// Relative speed of each rank.
-    weights: Vec<f64>,
+    /// How fast each rank is.
+    speeds: Speeds,
     plan: BatchPlan,
     schedule: Schedule,
     adamw: AdamW,
@@ -110,7 +112,7 @@ impl<'a> Training<'a> {
             start,
             held,
             group,
-            weights: start.members.iter().map(|member| member.weight).collect(),
+            speeds: Speeds::new(start.members.iter().map(|member| member.weight)),
             plan,
             schedule: Schedule::new(training, start.job.plan.total_steps),
             adamw,
@@ -120,10 +122,16 @@ impl<'a> Training<'a> {
         }
     }
 
-    fn run(mut self) -> Result<FromWorker, Exit> {
+    fn run(mut self) -> Result<String, Exit> {
         let (job, generation) = (self.start.job.id.clone(), self.start.generation);
         let place = self.place()?;
+        self.shared.pulse.is(Stage::Running);
         self.shared.outbox.put(FromWorker::Running { job, generation, place });
+        if self.group.rank() == 0 {
+            // What a lost rank 0 applied and did not report any more.
+            let rows = self.held.rows_after(self.start.reported_step);
+            rows.into_iter().for_each(|row| self.report(row));
+        }
         loop {
             if self.evaluation_is_due()? {
                 let is_best = self.evaluate()?;
@@ -134,58 +142,86 @@ impl<'a> Training<'a> {
             if self.place()?.step >= self.start.job.plan.total_steps {
                 return self.finish();
             }
-            self.step()?;
+            let leaving = self.step()?;
             if self.checkpoint_is_due()? {
                 self.keep(false)?;
+            }
+            if leaving {
+                // What is parked now, or taken along, is what all have.
+                self.agree()?;
+                return Err(Exit::Left);
             }
         }
     }
 
-    /// One optimizer step: this rank's slices, the sum over all ranks, the same update everywhere.
-    fn step(&mut self) -> Result<(), Exit> {
+    /// One optimizer step: this rank's slices, the sum over all ranks, the same update everywhere. Says
+    /// whether all leave after it.
+    fn step(&mut self) -> Result<bool, Exit> {
         let place = self.place()?;
         self.shared.pulse.moved(DevicePhase::Stepping, Some(place));
         let began = clock::now();
         let step = place.step;
         let slices = self.slices(step);
-        let own = self.own_run(&self.held.data.train, &slices);
+        let (own, cost) = self.own_run(&self.held.data.train, &slices);
         let parts = self.parts(step, &slices, own)?;
+        let took = clock::now().saturating_duration_since(began);
 
-        let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+        self.shared.pulse.now(Moment::Reduction);
+        let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
         let elements = progress.state.values.len();
-        let stamp = progress.state.hash64();
+        #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
+        let vote = Vote {
+            hash: progress.state.hash64(),
+            leaving: self.shared.orders.is_leaving(),
+            cost: cost as f32,
+            seconds: took.as_secs_f32(),
+        };
         let mut sums = vec![0.0; elements + 2];
-        let stamps = self.group.reduce(step, self.plan.slices, &parts, stamp, &mut sums)?;
-        self.verify(&stamps)?;
+        let votes =
+            self.group.reduce(step, self.plan.slices, &parts, &vote.to_bytes(), &mut sums)?;
+        let votes: Vec<Vote> = votes.iter().map(Vote::from_bytes).collect();
+        let leaving = self.verify(&votes)?;
+        self.speeds.record(&votes);
+        self.shared.pulse.speed(self.speeds.measured(self.group.rank()));
 
+        self.shared.pulse.now(Moment::Update);
+        let (loss, learning_rate, grad_norm) = self.update(step, &mut sums)?;
+        let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
+        let tokens: u64 =
+            slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a batch's tokens are far below 2^53")]
+        let tokens = tokens as f64;
+        self.note(MetricsRow::Step(StepMetrics {
+            step: step + 1,
+            epoch: u32::try_from(self.plan.epoch_of(step)).unwrap_or(u32::MAX),
+            loss,
+            learning_rate,
+            grad_norm,
+            rows_per_s: f64::from(sums[elements + 1]) / seconds,
+            tokens_per_s: tokens / seconds,
+        }));
+        Ok(leaving)
+    }
+
+    /// Makes the step that the summed gradient says; gives the batch's mean loss, the learning rate and
+    /// the gradient's norm. `sums` holds gradient, loss sum and row count.
+    fn update(&mut self, step: u64, sums: &mut [f32]) -> Result<(f64, f64, f64), Exit> {
+        let elements = sums.len() - 2;
         let (loss_sum, rows) = (f64::from(sums[elements]), sums[elements + 1]);
         let gradient = &mut sums[..elements];
         // The mean over the batch's true number of rows.
         gradient.iter_mut().for_each(|value| *value /= rows);
         let norm = clip_global_norm(gradient, self.start.job.spec.training.max_grad_norm);
         let learning_rate = self.schedule.at(step);
-        let progress = self.held.progress.as_mut().ok_or(Exit::Stopped)?;
+        let progress = self.held.progress.as_mut().ok_or(Exit::Left)?;
         let layout = &self.held.setting.layout;
         self.adamw.update(layout, &mut progress.state, gradient, learning_rate);
         progress.place = Place { step: step + 1, ..Place::default() };
-
-        if self.group.rank() == 0 {
-            let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
-            let tokens: u64 =
-                slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
-            #[expect(clippy::cast_precision_loss, reason = "a batch's tokens are far below 2^53")]
-            let tokens = tokens as f64;
-            self.report(MetricsRow::Step(StepMetrics {
-                step: step + 1,
-                epoch: u32::try_from(self.plan.epoch_of(step)).unwrap_or(u32::MAX),
-                loss: loss_sum / f64::from(rows),
-                learning_rate,
-                grad_norm: norm,
-                rows_per_s: f64::from(rows) / seconds,
-                tokens_per_s: tokens / seconds,
-            }));
-        }
-        Ok(())
+        progress.scored.clear();
+        #[cfg(feature = "faults")]
+        crate::faults::spoil_state(&mut progress.state);
+        self.shared.pulse.stepped(progress.place);
+        Ok((loss_sum / f64::from(rows), learning_rate, norm))
     }
 
     /// A step's rows by slice.
@@ -199,10 +235,12 @@ impl<'a> Training<'a> {
         cut(&order[self.plan.range(step)], self.plan.slices, |row| train.length(row as usize))
     }
 
-    /// The run of slices that this rank computes.
-    pub(super) fn own_run(&self, data: &Rows, slices: &[Vec<u32>]) -> Range<u32> {
+    /// The run of slices that this rank computes, and what they cost.
+    pub(super) fn own_run(&self, data: &Rows, slices: &[Vec<u32>]) -> (Range<u32>, f64) {
         let costs: Vec<f64> = slices.iter().map(|rows| expected_cost(data, rows)).collect();
-        deal(&costs, &self.weights)[self.group.rank() as usize].clone()
+        let own = deal(&costs, &self.speeds.weights())[self.group.rank() as usize].clone();
+        let cost = costs[own.start as usize..own.end as usize].iter().sum();
+        (own, cost)
     }
 
     /// This rank's partial sums: gradient, loss sum, row count.
@@ -212,7 +250,7 @@ impl<'a> Training<'a> {
         slices: &[Vec<u32>],
         own: Range<u32>,
     ) -> Result<Vec<(Node, Vec<f32>)>, Exit> {
-        let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+        let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
         let values = Arc::new(progress.state.values.clone());
         let work = own
             .clone()
@@ -234,29 +272,36 @@ impl<'a> Training<'a> {
     }
 
     /// Compares the states that the ranks began with. Where they agree, what waited for that is kept.
-    fn verify(&mut self, hashes: &[u64]) -> Result<(), Exit> {
-        let own = hashes[self.group.rank() as usize];
-        if hashes.iter().all(|hash| *hash == own) {
-            if let Some((state, is_best)) = self.unverified.take()
-                && let Some(keeper) = &self.held.keeper
-            {
-                keeper.offer(state, is_best);
-            }
-            return Ok(());
-        }
-        let count = |hash: u64| hashes.iter().filter(|one| **one == hash).count();
-        let majority = hashes.iter().copied().find(|hash| 2 * count(*hash) > hashes.len());
-        Err(Exit::Diverged {
-            own: majority != Some(own),
-            detail: format!(
-                "the ranks' states differ after step {}: {hashes:x?}; {}",
-                self.place()?.step,
-                match majority {
-                    Some(_) => "the minority takes the majority's",
-                    None => "all go back to the last checkpoint",
+    /// Says whether all leave now.
+    fn verify(&mut self, votes: &[Vote]) -> Result<bool, Exit> {
+        match judge(self.group.rank(), votes) {
+            Verdict::Agreed { leaving } => {
+                if let Some((state, is_best)) = self.unverified.take()
+                    && let Some(keeper) = &self.held.keeper
+                {
+                    keeper.offer(state, is_best);
                 }
-            ),
-        })
+                Ok(leaving)
+            }
+            Verdict::Diverged { own, majority } => {
+                let hashes: Vec<String> =
+                    votes.iter().map(|vote| format!("{:016x}", vote.hash)).collect();
+                Err(Exit::Diverged {
+                    own,
+                    majority,
+                    detail: format!(
+                        "the ranks' states differ after step {}: {}; {}",
+                        self.place()?.step,
+                        hashes.join(", "),
+                        if majority {
+                            "the minority takes the majority's"
+                        } else {
+                            "all go back to the last checkpoint"
+                        }
+                    ),
+                })
+            }
+        }
     }
 
     fn evaluation_is_due(&self) -> Result<bool, Exit> {
@@ -274,7 +319,7 @@ impl<'a> Training<'a> {
         let row = evaluate::evaluate(self)?;
         let metric = self.start.job.best_metric.clone();
         let value = row.values.get(&metric).copied().unwrap_or(0.0);
-        let Some(progress) = &mut self.held.progress else { return Err(Exit::Stopped) };
+        let Some(progress) = &mut self.held.progress else { return Err(Exit::Left) };
         let state = &mut progress.state;
         let measured = ptv2_common::manifest::BestMetric { metric, value, step: state.step };
         // Strictly better: of equal ones the earliest stays, as in the reference.
@@ -287,9 +332,8 @@ impl<'a> Training<'a> {
         }
         progress.place.phase = PlacePhase::Evaluated;
         progress.place.evaluation_slice = 0;
-        if self.group.rank() == 0 {
-            self.report(MetricsRow::Evaluation(row));
-        }
+        progress.scored.clear();
+        self.note(MetricsRow::Evaluation(row));
         Ok(is_best)
     }
 
@@ -309,56 +353,62 @@ impl<'a> Training<'a> {
     fn keep(&mut self, is_best: bool) -> Result<(), Exit> {
         let step = self.place()?.step;
         if self.held.keeper.is_some() {
-            let progress = self.held.progress.as_ref().ok_or(Exit::Stopped)?;
+            let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
             self.unverified = Some((progress.state.clone(), is_best));
             self.kept = (clock::now(), step);
         }
         Ok(())
     }
 
+    /// Sees that all ranks hold the same state, without a step.
+    fn agree(&mut self) -> Result<(), Exit> {
+        let state = &self.held.progress.as_ref().ok_or(Exit::Left)?.state;
+        let own = Vote { hash: state.hash64(), leaving: false, cost: 0.0, seconds: 0.0 };
+        let votes = self.group.all_gather_bytes(state.step, &own.to_bytes())?;
+        let vote = |bytes: &Vec<u8>| bytes.first_chunk().map_or(own, Vote::from_bytes);
+        let votes: Vec<Vote> = votes.iter().map(vote).collect();
+        self.verify(&votes).map(drop)
+    }
+
     /// The job's end: the ranks agree once more, and rank 0 sees its last checkpoint into the store.
-    fn finish(mut self) -> Result<FromWorker, Exit> {
+    fn finish(mut self) -> Result<String, Exit> {
         let place = self.place()?;
         self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
-        let state = self.held.progress.as_ref().ok_or(Exit::Stopped)?.state.clone();
-        let own = state.hash64().to_le_bytes();
-        let hashes = self.group.all_gather_bytes(place.step, &own)?;
-        let hashes: Vec<u64> = hashes
-            .iter()
-            .map(|bytes| bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)))
-            .collect();
-        let is_best = state.best.as_ref().is_some_and(|best| best.step == state.step);
         // What would have been kept now is the last state itself.
         self.unverified = None;
-        self.verify(&hashes)?;
+        self.agree()?;
+        let state = self.held.progress.as_ref().ok_or(Exit::Left)?.state.clone();
+        let is_best = state.best.as_ref().is_some_and(|best| best.step == state.step);
         let tuned_sha256 = state.tuned_sha256();
-        let (job, generation) = (self.start.job.id.clone(), self.start.generation);
-        let last = match &self.held.keeper {
-            None => None,
-            Some(keeper) => {
-                let answer = keeper.finish(state, is_best);
-                loop {
-                    match answer.recv_timeout(LOOK) {
-                        Ok(key) => break Some(key),
-                        Err(RecvTimeoutError::Timeout) if self.group.is_aborted() => {
-                            return Err(Exit::Stopped);
-                        }
-                        // The writer says what keeps it; this is not a thread that hangs.
-                        Err(RecvTimeoutError::Timeout) => {
-                            self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
-                        }
-                        Err(RecvTimeoutError::Disconnected) => {
-                            return Err(Explained::new("the writer of checkpoints ended").into());
-                        }
-                    }
+        let Some(keeper) = &self.held.keeper else { return Ok(tuned_sha256) };
+        let answer = keeper.finish(state, is_best);
+        loop {
+            match answer.recv_timeout(LOOK) {
+                Ok(_) => return Ok(tuned_sha256),
+                Err(RecvTimeoutError::Timeout) if self.group.is_aborted() => {
+                    return Err(Exit::Left);
+                }
+                // The writer says what keeps it; this is not a thread that hangs.
+                Err(RecvTimeoutError::Timeout) => {
+                    self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Explained::new("the writer of checkpoints ended").into());
                 }
             }
-        };
-        Ok(FromWorker::Finished { job, generation, tuned_sha256, last })
+        }
     }
 
     pub(super) fn place(&self) -> Result<Place, Exit> {
-        self.held.progress.as_ref().map(|progress| progress.place).ok_or(Exit::Stopped)
+        self.held.progress.as_ref().map(|progress| progress.place).ok_or(Exit::Left)
+    }
+
+    /// Every rank remembers what happened, and rank 0 reports it.
+    fn note(&mut self, row: MetricsRow) {
+        if self.group.rank() == 0 {
+            self.report(row.clone());
+        }
+        self.held.remember(row);
     }
 
     fn report(&self, row: MetricsRow) {

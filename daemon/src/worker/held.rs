@@ -6,18 +6,23 @@ use crate::collective::CollectiveError;
 use crate::numerics::state::TunedState;
 use crate::train::pool::{Pool, PoolError};
 use crate::train::step::Setting;
+use ptv2_common::api::MetricsRow;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::place::Place;
 use ptv2_common::storage::Store;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// A job's state on this rank.
 #[derive(Clone)]
 pub(super) struct Progress {
     pub(super) state: TunedState,
-    /// How far it is; never in the midst of an evaluation, which is done again from its start.
+    /// How far it is; never in the midst of an evaluation, of which `scored` tells.
     pub(super) place: Place,
+    /// Rows that this rank has scored with this very state, each with its prediction: an evaluation that
+    /// was cut off goes on with the others.
+    pub(super) scored: BTreeMap<u32, i32>,
     /// The state at the best evaluation, moments included, so that its checkpoint can be written by
     /// another rank when the one that should is lost.
     pub(super) best: Option<Arc<TunedState>>,
@@ -33,6 +38,51 @@ pub(super) struct Held {
     pub(super) progress: Option<Progress>,
     /// The writer of the generation that was left, while this rank is to write for a parked job.
     pub(super) keeper: Option<Keeper>,
+    /// The last steps and evaluations, which every rank knows: a new rank 0 reports those that a lost
+    /// one did not.
+    recent: VecDeque<MetricsRow>,
+}
+
+/// Rows of metrics that a rank remembers.
+const RECENT: usize = 1000;
+
+impl Held {
+    /// A job of which nothing is computed yet.
+    pub(super) fn new(
+        job: JobRecord,
+        setting: Arc<Setting>,
+        pool: Pool,
+        data: Data,
+        store: Store,
+    ) -> Self {
+        let (progress, keeper, recent) = (None, None, VecDeque::new());
+        Self { job, setting, pool, data, store, progress, keeper, recent }
+    }
+
+    /// Remembers a row of metrics.
+    pub(super) fn remember(&mut self, row: MetricsRow) {
+        if self.recent.len() >= RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(row);
+    }
+
+    /// Takes over what another rank remembers, together with its state.
+    pub(super) fn remember_all(&mut self, rows: Vec<MetricsRow>) {
+        self.recent.clear();
+        rows.into_iter().for_each(|row| self.remember(row));
+    }
+
+    /// The remembered rows that the coordinator may lack, which has those of steps up to `reported`, but
+    /// perhaps not of the evaluation after it.
+    pub(super) fn rows_after(&self, reported: u64) -> Vec<MetricsRow> {
+        let present = self.progress.as_ref().map_or(0, |progress| progress.place.step);
+        let wanted = |row: &&MetricsRow| match row {
+            MetricsRow::Step(row) => row.step > reported && row.step <= present,
+            MetricsRow::Evaluation(row) => row.step >= reported && row.step <= present,
+        };
+        self.recent.iter().filter(wanted).cloned().collect()
+    }
 }
 
 /// Why a rank left a generation.
@@ -40,14 +90,16 @@ pub(super) struct Held {
 pub(super) enum Exit {
     /// The group failed.
     Group(CollectiveError),
-    /// It was told to.
-    Stopped,
+    /// It was told to, or all finished a step and left as planned.
+    Left,
     /// The job cannot go on, whoever runs it.
     Job(Box<Explained>),
-    /// The ranks' states differ; `own` says whether this rank's is to be forgotten.
+    /// The ranks' states differ.
     Diverged {
-        /// Whether this rank is not of the majority.
+        /// Whether this rank's is to be forgotten.
         own: bool,
+        /// Whether most ranks hold the same.
+        majority: bool,
         /// What was seen.
         detail: String,
     },

@@ -2,15 +2,17 @@
 
 use super::Shared;
 use super::held::{Exit, Held, Progress};
+use super::retry::{Failure, Pauses, patiently};
 use crate::checkpoint::{peft, read};
-use crate::collective::tcp::{GroupSpec, Peer, Tcp};
+use crate::collective::tcp::{GroupSpec, Peer, Tcp, Waits};
 use crate::collective::{AbortHandle, Collective};
 use crate::numerics::state::TunedState;
+use crate::protocol::level::{self, Levelling, Standing};
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use ptv2_common::session::{FromWorker, Start};
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -43,18 +45,9 @@ pub(super) fn meet(
         // The largest frame: a tree over 65,536 slices has at most two partial sums a level. A state,
         // four buffers of the same length, is smaller.
         longest_frame: (1 << 20) + 4 * layout.len() * 2 * 17,
-        waits: shared.config.waits.clone(),
+        waits: Waits { silence: shared.silence(), ..shared.config.waits.clone() },
     };
     Ok(shared.listener.join(&spec, abort)?)
-}
-
-/// What a rank says of itself before the first step.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Standing {
-    /// How far its state is; none without one.
-    place: Option<Place>,
-    /// Hash of the state.
-    hash: u64,
 }
 
 /// Brings all ranks to the furthest state that any of them holds, or to the checkpoint where that is
@@ -72,69 +65,62 @@ pub(super) fn level(
         hash: own.map_or(0, |progress| progress.state.hash64()),
     };
     let own = serde_json::to_vec(&standing).map_err(|error| Explained::from_error(&error))?;
-    let mut standings = Vec::new();
+    let mut standings: Vec<Standing> = Vec::new();
     for bytes in group.all_gather_bytes(BEFORE, &own)? {
-        let one: Standing =
-            serde_json::from_slice(&bytes).map_err(|error| Explained::from_error(&error))?;
-        standings.push(one);
+        standings
+            .push(serde_json::from_slice(&bytes).map_err(|error| Explained::from_error(&error))?);
     }
-    let furthest = standings.iter().filter_map(|one| one.place).max();
     let stored = start.resume.as_deref().and_then(step_of);
-    let source = match (furthest, stored) {
-        (Some(place), stored) if stored.is_none_or(|step| step <= place.step) => {
-            standings.iter().position(|one| one.place == Some(place)).unwrap_or(0)
-        }
-        _ => {
-            // Nobody is further than the store: rank 0 reads it, or makes the first values.
-            if group.rank() == 0 {
-                held.progress = Some(begin(shared, runtime, start, held)?);
-            }
-            standings.iter_mut().for_each(|one| one.place = None);
-            0
-        }
-    };
-    let like_source = |one: &Standing| one.place.is_some() && *one == standings[source];
-    let lacking = (0..).zip(&standings).filter(|(_, one)| !like_source(one)).map(|(rank, _)| rank);
-    let receivers: Vec<u32> = lacking.filter(|rank| *rank as usize != source).collect();
-    transfer(held, group, source, &receivers)
+    let Levelling { source, from_store, receivers } = level::level(&standings, stored);
+    if from_store && group.rank() == source {
+        held.progress = Some(begin(shared, runtime, start, held, &*group)?);
+    }
+    transfer(start, held, group, (source, &receivers))
 }
 
+/// Sends the source's state to those who lack it, with the rows of metrics that go with it.
 fn transfer(
+    start: &Start,
     held: &mut Held,
     group: &mut dyn Collective,
-    source: usize,
-    receivers: &[u32],
+    (source, receivers): (u32, &[u32]),
 ) -> Result<(), Exit> {
-    let layout = &held.setting.layout;
-    let source = u32::try_from(source).unwrap_or(u32::MAX);
     let mut bytes = Vec::new();
-    if group.rank() == source
-        && let Some(progress) = &held.progress
-    {
+    if group.rank() == source && !receivers.is_empty() {
+        let rows = held.rows_after(start.reported_step);
+        let progress = held.progress.as_ref().ok_or(Exit::Left)?;
+        let rows = serde_json::to_vec(&rows).map_err(|error| Explained::from_error(&error))?;
+        bytes.extend(u32::try_from(rows.len()).unwrap_or(u32::MAX).to_le_bytes());
+        bytes.extend(rows);
         // One byte of place, since the state holds only the step.
         bytes.push(u8::from(progress.place.phase == PlacePhase::Evaluated));
-        bytes.extend(progress.state.to_bytes(layout)?);
+        bytes.extend(progress.state.to_bytes(&held.setting.layout)?);
     }
     let Some(bytes) = group.transfer_state(BEFORE, source, receivers, &bytes)? else {
         return Ok(());
     };
-    let Some((evaluated, bytes)) = bytes.split_first() else {
-        return Err(Explained::new("the state that a peer sent is empty").into());
-    };
-    let state = TunedState::from_bytes(bytes, layout)?;
+    let cut_off = || Explained::new("the state that a peer sent is cut off");
+    let (length, rest) = bytes.split_first_chunk().ok_or_else(cut_off)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let (rows, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
+    let (evaluated, state) = rest.split_first().ok_or_else(cut_off)?;
+    held.remember_all(serde_json::from_slice(rows).map_err(|error| Explained::from_error(&error))?);
+    let state = TunedState::from_bytes(state, &held.setting.layout)?;
     let phase = if *evaluated == 1 { PlacePhase::Evaluated } else { PlacePhase::Applied };
     let place = Place { step: state.step, phase, evaluation_slice: 0 };
-    held.progress = Some(Progress { state, place, best: None });
+    held.progress = Some(Progress { state, place, best: None, scored: BTreeMap::new() });
     Ok(())
 }
 
 /// The state to begin with: of the newest good checkpoint, else of an adapter, else the first values.
+/// While the store fails it is tried again, as long as the group wants it.
 fn begin(
     shared: &Shared,
     runtime: &Handle,
     start: &Start,
     held: &Held,
-) -> Result<Progress, Explained> {
+    group: &dyn Collective,
+) -> Result<Progress, Exit> {
     let (job, layout) = (&start.job, &held.setting.layout);
     let log = |level, message| {
         shared.outbox.put(FromWorker::Log { job: job.id.clone(), level, message });
@@ -143,8 +129,16 @@ fn begin(
         let damaged = |key: &str, error: &Explained| {
             log(LogLevel::Warn, format!("checkpoint {key} is skipped: {error}"));
         };
-        let found = read::newest_state(&held.store, &job.id, newest, layout, damaged);
-        if let Some(state) = runtime.block_on(found)? {
+        let attempt = || {
+            let found = read::newest_state(&held.store, &job.id, newest, layout, damaged);
+            runtime.block_on(found).map_err(Failure::Store)
+        };
+        let failed = |error: &Explained| {
+            log(LogLevel::Warn, format!("the last checkpoint is not read yet: {error}"));
+            shared.pulse.moved(DevicePhase::Joining, None);
+        };
+        let found = patiently(Pauses::default(), attempt, failed, || group.is_aborted())?;
+        if let Some(state) = found {
             log(LogLevel::Info, format!("resumes from the checkpoint of step {}", state.step));
             return Ok(Progress::of_checkpoint(state));
         }
@@ -154,8 +148,8 @@ fn begin(
         Some(adapter) => peft::import(Path::new(adapter), layout, job.init_sha256.as_deref())?,
         None => held.setting.initial_values(),
     };
-    let place = Place::default();
-    Ok(Progress { state: TunedState::new(values), place, best: None })
+    let (place, scored) = (Place::default(), BTreeMap::new());
+    Ok(Progress { state: TunedState::new(values), place, best: None, scored })
 }
 
 impl Progress {
@@ -166,7 +160,7 @@ impl Progress {
         let place = Place { step: state.step, phase, evaluation_slice: 0 };
         let best = state.best.as_ref().filter(|best| best.step == state.step);
         let best = best.map(|_| Arc::new(state.clone()));
-        Self { state, place, best }
+        Self { state, place, best, scored: BTreeMap::new() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rank 0's checkpoints, written beside training. The device thread leaves states; a task writes them.
 
 use super::Shared;
+use super::retry::Pauses;
 use crate::checkpoint::write::{Lineage, Writer};
 use crate::checkpoint::{read, retention};
 use crate::clock;
@@ -11,13 +12,8 @@ use ptv2_common::session::FromWorker;
 use ptv2_common::storage::Store;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
-
-/// Pause after a failure; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// States that wait to be written. A newer one takes the place of an older one of its kind.
 #[derive(Default)]
@@ -138,7 +134,7 @@ impl Desk {
 
 async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     let Beginning { store, job, layout, lineage, best } = beginning;
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::default();
     let writer = loop {
         let begun =
             Writer::begin(store.clone(), job.clone(), layout.clone(), lineage.clone()).await;
@@ -149,8 +145,7 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         if desk.is_closed() {
             return;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pauses.next()).await;
     };
     if let Some(best) = best
         && is_missing(&store, &job, best.step).await
@@ -158,10 +153,13 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         desk.again(best);
     }
     let report = |outcome| tell(&shared, &job, &lineage, outcome);
-    pause = FIRST_PAUSE;
+    pauses = Pauses::default();
     loop {
-        let outcome = match desk.next().await {
-            Task::Closed => return,
+        shared.pulse.uploading(false);
+        let task = desk.next().await;
+        shared.pulse.uploading(true);
+        let outcome = match task {
+            Task::Closed => return shared.pulse.uploading(false),
             Task::Regular(state) => writer.publish(&state, false).await,
             Task::Best(state) => {
                 let outcome = writer.publish(&state, true).await;
@@ -181,11 +179,11 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         let failed = outcome.is_err();
         report(outcome);
         if failed {
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            shared.pulse.uploading(false);
+            tokio::time::sleep(pauses.next()).await;
             continue;
         }
-        pause = FIRST_PAUSE;
+        pauses = Pauses::default();
         sweep(&writer).await;
     }
 }
@@ -199,7 +197,7 @@ async fn write_last(
     is_best: bool,
     report: &impl Fn(Result<ptv2_common::api::Checkpoint, Explained>),
 ) -> Option<String> {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::default();
     loop {
         match writer.publish(state, is_best).await {
             Ok(checkpoint) => {
@@ -213,8 +211,7 @@ async fn write_last(
         if desk.is_closed() {
             return None;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pauses.next()).await;
     }
 }
 

@@ -1,7 +1,8 @@
 //! A worker: an async side that talks ([`session`]) and a device thread that computes ([`engine`]).
 //!
 //! The device thread never waits for the coordinator inside a step: orders reach it through
-//! [`orders`], and what it has to say goes through a bounded [`outbox`].
+//! [`orders`], and what it has to say goes through a bounded [`outbox`]. What follows from an order, a
+//! peer's standing or a vote is decided in [`crate::protocol`].
 
 mod backbones;
 mod data;
@@ -15,8 +16,10 @@ mod keeper;
 mod orders;
 mod outbox;
 mod pulse;
+mod retry;
 mod session;
 
+use crate::clock;
 use crate::collective::tcp::Listener;
 use crate::config::WorkerConfig;
 use orders::Orders;
@@ -25,7 +28,9 @@ use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
 use ptv2_common::session::{Hello, PROTOCOL};
 use pulse::Pulse;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// What libraries read from the environment before `main`, and why it is set.
@@ -73,6 +78,24 @@ struct Shared {
     listener: Listener,
     /// URL of the artifact store, as the coordinator says it.
     store: OnceLock<String>,
+    /// Whoever is silent for this long is lost, in milliseconds, as the coordinator says it.
+    timeout_ms: AtomicU64,
+    /// Cancelled when the device thread has ended.
+    over: CancellationToken,
+}
+
+impl Shared {
+    fn heard_within(&self, timeout: Duration) {
+        self.timeout_ms.store(clock::millis(timeout), Ordering::Relaxed);
+    }
+
+    /// Peers notice a silent one before the coordinator does, which then hears of it from them.
+    fn silence(&self) -> Duration {
+        match self.timeout_ms.load(Ordering::Relaxed) {
+            0 => self.config.waits.silence,
+            timeout => Duration::from_millis(timeout) * 2 / 3,
+        }
+    }
 }
 
 /// Runs a worker until it is drained or asked to stop.
@@ -96,7 +119,9 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         device: "cpu".into(),
         threads: config.threads,
         reduce_address: config.reduce_advertise.unwrap_or_else(|| listener.address()),
+        attached: None,
     };
+    let pulse = Pulse::new(config.pulse_file.as_deref())?;
     if config.exit_with_parent {
         end_with_parent(shutdown.clone())?;
     }
@@ -105,14 +130,16 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         hello,
         orders: Orders::default(),
         outbox: Outbox::default(),
-        pulse: Pulse::default(),
+        pulse,
         listener,
         store: OnceLock::new(),
+        timeout_ms: AtomicU64::new(0),
+        over: CancellationToken::new(),
     });
     let device = engine::start(Arc::clone(&shared), tokio::runtime::Handle::current())?;
     let result = session::run(&shared, shutdown).await;
     shared.orders.end();
-    // The device thread leaves its group at once; what it computes now is of no more use.
+    // It has ended, but for a worker that was refused or gave up its step.
     drop(tokio::task::spawn_blocking(move || device.join()).await);
     result
 }

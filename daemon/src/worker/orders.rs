@@ -1,170 +1,100 @@
-//! What the coordinator wants of the device thread. The session writes orders down; the device
-//! thread looks at them between steps, and an abort wakes it from whatever it waits for.
+//! The slate of orders that the session and the device thread share. The session writes orders down; the
+//! device thread looks at them between steps, and an abort wakes it from whatever it waits for.
 
+use crate::clock;
 use crate::collective::AbortHandle;
+use crate::protocol::slate::{Order, Slate};
 use ptv2_common::ids::{Generation, JobId};
-use ptv2_common::session::Start;
-use std::sync::{Condvar, Mutex, PoisonError};
-
-/// What to do next.
-#[derive(Debug)]
-pub(super) enum Order {
-    /// Begin a generation.
-    Start(Box<Start>),
-    /// Forget a job's state: it ended well.
-    Forget(JobId),
-    /// Leave a job's generations up to this one for good, and say so, even where they were left
-    /// before or never begun: the coordinator waits for it.
-    Stop(Stop),
-    /// End the thread.
-    End,
-}
-
-/// An order to leave.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stop {
-    pub(super) job: JobId,
-    pub(super) generation: Generation,
-    /// Whether the job waits for workers: its state is kept, and written if this rank is the one who
-    /// writes. Else it is forgotten.
-    pub(super) park: bool,
-}
+use ptv2_common::session::ToWorker;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
-struct Slate {
-    /// The newest generation to begin. It supersedes every other.
-    start: Option<Box<Start>>,
-    forget: Option<JobId>,
-    stop: Option<Stop>,
-    end: bool,
-    /// The group that the device thread is in.
-    current: Option<(JobId, Generation, AbortHandle)>,
+struct Shared {
+    slate: Slate,
+    /// Ends the group that the device thread is in.
+    group: Option<AbortHandle>,
+    ended: bool,
 }
 
 /// The slate that both threads share.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
-    slate: Mutex<Slate>,
+    shared: Mutex<Shared>,
     written: Condvar,
 }
 
 impl Orders {
-    fn with<T>(&self, change: impl FnOnce(&mut Slate) -> T) -> T {
-        let result = change(&mut self.slate.lock().unwrap_or_else(PoisonError::into_inner));
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Slate)) {
+        let mut shared = self.lock();
+        change(&mut shared.slate);
+        if let Some(group) = &shared.group
+            && shared.slate.is_aborted()
+        {
+            group.abort();
+        }
+        drop(shared);
         self.written.notify_all();
-        result
     }
 
-    /// A generation is to begin; any other is left at once.
-    pub(super) fn start(&self, start: Box<Start>) {
-        self.with(|slate| {
-            let older = |other: &Start| {
-                other.job.id == start.job.id && other.generation >= start.generation
-            };
-            let superseded = slate.start.as_ref().is_some_and(|pending| older(pending))
-                || slate.current.as_ref().is_some_and(|(job, generation, _)| {
-                    *job == start.job.id && *generation >= start.generation
-                });
-            if superseded {
-                return;
-            }
-            slate.start = Some(start);
-            abort(slate);
-        });
+    /// Writes down what the coordinator says.
+    pub(super) fn obey(&self, message: ToWorker) {
+        self.with(|slate| slate.obey(message));
     }
 
-    /// Groups of a job up to a generation are to be left.
-    pub(super) fn stop(&self, stop: Stop) {
-        self.with(|slate| {
-            let Stop { job, generation, .. } = &stop;
-            let concerned = |start: &Start| start.job.id == *job && start.generation <= *generation;
-            if slate.start.as_ref().is_some_and(|start| concerned(start)) {
-                slate.start = None;
-            }
-            let current = slate.current.as_ref();
-            if current.is_some_and(|(own, at, _)| own == job && at <= generation) {
-                abort(slate);
-            }
-            if slate.start.as_ref().is_some_and(|start| start.job.id == *job) {
-                return; // A newer generation is to go on with the state.
-            }
-            slate.stop = Some(stop);
-        });
+    /// The thread is to finish its step, leave, and end.
+    pub(super) fn drain(&self) {
+        self.with(Slate::drain);
     }
 
-    /// A job ended well: its state may be forgotten.
-    pub(super) fn release(&self, job: JobId) {
-        self.with(|slate| slate.forget = Some(job));
-    }
-
-    /// The thread is to end.
+    /// The thread is to end at once.
     pub(super) fn end(&self) {
-        self.with(|slate| {
-            slate.end = true;
-            abort(slate);
-        });
+        self.lock().ended = true;
+        self.with(Slate::end);
     }
 
-    /// Waits for the next order.
-    pub(super) fn next(&self) -> Order {
-        let mut slate = self.slate.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits so long for the next order.
+    pub(super) fn next_within(&self, most: Duration) -> Option<Order> {
+        let deadline = clock::now() + most;
+        let mut shared = self.lock();
         loop {
-            if slate.end {
-                return Order::End;
+            if let Some(order) = shared.slate.take() {
+                return Some(order);
             }
-            if let Some(stop) = slate.stop.take() {
-                return Order::Stop(stop);
+            let left = deadline.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return None;
             }
-            if let Some(job) = slate.forget.take() {
-                return Order::Forget(job);
-            }
-            if let Some(start) = slate.start.take() {
-                return Order::Start(start);
-            }
-            slate = self.written.wait(slate).unwrap_or_else(PoisonError::into_inner);
+            let waited = self.written.wait_timeout(shared, left);
+            shared = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
     /// The device thread enters a group, which later orders may abort.
     pub(super) fn enter(&self, job: &JobId, generation: Generation) -> AbortHandle {
         let handle = AbortHandle::default();
-        self.with(|slate| {
-            slate.current = Some((job.clone(), generation, handle.clone()));
-            // An order that came in between must not be missed.
-            let stopped = slate.stop.as_ref().is_some_and(|stop| stop.job == *job);
-            if slate.end || slate.start.is_some() || stopped {
-                handle.abort();
-            }
-        });
+        self.lock().group = Some(handle.clone());
+        self.with(|slate| slate.enter(job, generation));
         handle
     }
 
     /// The device thread has left its group.
     pub(super) fn left(&self) {
-        self.with(|slate| slate.current = None);
+        self.lock().group = None;
+        self.with(Slate::leave);
     }
-}
 
-fn abort(slate: &Slate) {
-    if let Some((_, _, handle)) = &slate.current {
-        handle.abort();
+    /// Whether the group is to be left after the step.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.lock().slate.is_leaving()
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A worker may have left its group by itself when it is told to stop. It must still answer, or
-    /// the coordinator would wait for it without end.
-    #[test]
-    fn a_stop_is_obeyed_whether_or_not_the_group_was_left() {
-        let orders = Orders::default();
-        let stop = Stop { job: JobId("j".into()), generation: Generation(3), park: true };
-        let abort = orders.enter(&stop.job, stop.generation);
-        orders.left();
-        orders.stop(stop.clone());
-        assert!(matches!(orders.next(), Order::Stop(found) if found == stop));
-        drop(abort);
+    /// Whether the thread is to end at once, whatever waits to be written.
+    pub(super) fn is_ended(&self) -> bool {
+        self.lock().ended
     }
 }

@@ -1,99 +1,57 @@
-//! What the device thread has to say, until the connection takes it. Never blocks, always bounded.
+//! What the device thread has to say, until the coordinator has it. Never blocks, always bounded.
 
-use ptv2_common::session::FromWorker;
-use std::collections::VecDeque;
+use crate::protocol::reports::Reports;
+use ptv2_common::session::{Attached, Envelope, FromWorker};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
-
-/// Messages that wait at most. Beyond it the oldest report of progress gives way: the journal then
-/// lacks some rows of metrics, and training goes on.
-const WAITING: usize = 1000;
-/// Rows that are joined into one report.
-const ROWS: usize = 500;
 
 /// Messages to the coordinator.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    waiting: Mutex<VecDeque<FromWorker>>,
+    reports: Mutex<Reports>,
     filled: Notify,
 }
 
 impl Outbox {
+    fn with<T>(&self, change: impl FnOnce(&mut Reports) -> T) -> T {
+        change(&mut self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Leaves a message.
     pub(super) fn put(&self, message: FromWorker) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let message = match (message, waiting.back_mut()) {
-            (
-                FromWorker::Progress { job, generation, metrics },
-                Some(FromWorker::Progress { job: same, generation: last, metrics: rows }),
-            ) if job == *same && generation == *last && rows.len() < ROWS => {
-                rows.extend(metrics);
-                None
-            }
-            (message, _) => Some(message),
-        };
-        if let Some(message) = message {
-            if waiting.len() >= WAITING {
-                let progress = |one: &FromWorker| matches!(one, FromWorker::Progress { .. });
-                let oldest = waiting.iter().position(progress).unwrap_or(0);
-                waiting.remove(oldest);
-            }
-            waiting.push_back(message);
-        }
+        self.with(|reports| reports.put(message));
         self.filled.notify_one();
     }
 
-    /// Takes the oldest message, waiting for one.
-    pub(super) async fn take(&self) -> FromWorker {
+    /// The oldest message that was not sent over the present connection, waiting for one.
+    pub(super) async fn next(&self) -> Envelope {
         loop {
-            let oldest = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            match oldest {
-                Some(message) => return message,
+            match self.with(Reports::send) {
+                Some(next) => return next,
                 None => self.filled.notified().await,
             }
         }
     }
 
-    /// Puts a message back that could not be sent.
-    pub(super) fn put_back(&self, message: FromWorker) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_front(message);
+    /// The coordinator has messages up to this number in its journal.
+    pub(super) fn taken(&self, seq: u64) {
+        self.with(|reports| reports.taken(seq));
         self.filled.notify_one();
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use ptv2_common::api::{MetricsRow, StepMetrics};
-    use ptv2_common::ids::{Generation, JobId};
-
-    fn progress(step: u64) -> FromWorker {
-        let row = StepMetrics {
-            step,
-            epoch: 0,
-            loss: 0.0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            rows_per_s: 0.0,
-            tokens_per_s: 0.0,
-        };
-        FromWorker::Progress {
-            job: JobId("j".into()),
-            generation: Generation(1),
-            metrics: vec![MetricsRow::Step(row)],
-        }
+    /// A new connection: what was not taken is sent again.
+    pub(super) fn again(&self) {
+        self.with(Reports::again);
+        self.filled.notify_one();
     }
 
-    #[tokio::test]
-    async fn reports_are_joined_and_bounded() {
-        let outbox = Outbox::default();
-        outbox.put(FromWorker::Draining);
-        for step in 0..(ROWS * (WAITING + 5)) as u64 {
-            outbox.put(progress(step));
-        }
-        assert_eq!(outbox.take().await, FromWorker::Draining);
-        let FromWorker::Progress { metrics, .. } = outbox.take().await else { panic!() };
-        assert_eq!(metrics.len(), ROWS);
-        assert_eq!(outbox.waiting.lock().unwrap().len(), WAITING - 2);
+    /// What the worker says of itself when it dials.
+    pub(super) fn attached(&self, attached: Option<Attached>) -> Option<Attached> {
+        self.with(|reports| reports.attached(attached))
+    }
+
+    /// Whether the coordinator has everything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.with(|reports| reports.is_empty())
     }
 }

@@ -1,22 +1,26 @@
-//! The connection to the coordinator: dialled out, kept alive, dialled again.
+//! The connection to the coordinator: dialled out, kept alive, dialled again; at the end, the farewell.
 
 use super::Shared;
-use super::orders::Stop;
+use super::retry::Pauses;
+use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
 use ptv2_common::error::Explained;
-use ptv2_common::session::{FromWorker, ToWorker};
+use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use std::time::Duration;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message, http};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 use tokio_util::sync::CancellationToken;
 
-/// Pause before the first attempt to connect again; it doubles up to [`LONGEST_PAUSE`].
+/// Pauses between attempts to connect again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An attempt to connect may take this long.
-const CONNECTING: Duration = Duration::from_secs(10);
+const CONNECTING: Duration = Duration::from_secs(5);
+/// What the device thread said last may take this long to reach the coordinator.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -33,20 +37,20 @@ enum Ended {
 /// # Errors
 /// When it is refused, or was without a coordinator for longer than `orphan_limit`.
 pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<(), Explained> {
-    let mut pause = FIRST_PAUSE;
+    let mut pauses = Pauses::between(FIRST_PAUSE, LONGEST_PAUSE);
     let orphan_limit = shared.config.orphan_limit;
-    let mut orphaned_at = tokio::time::Instant::now() + orphan_limit;
+    let mut orphaned_at = Instant::now() + orphan_limit;
     loop {
         let attempt = tokio::time::timeout(CONNECTING, connect(shared));
         let connected = tokio::select! {
             connected = attempt => connected,
-            () = shutdown.cancelled() => return Ok(()),
+            () = shutdown.cancelled() => return leave_unheard(shared).await,
         };
         let why = match connected {
             Ok(Ok(socket)) => {
-                pause = FIRST_PAUSE;
                 let ended = talk(shared, socket, &shutdown).await;
-                orphaned_at = tokio::time::Instant::now() + orphan_limit;
+                pauses = Pauses::between(FIRST_PAUSE, LONGEST_PAUSE);
+                orphaned_at = Instant::now() + orphan_limit;
                 match ended {
                     Ended::Done(result) => return result,
                     Ended::Broken(why) => why,
@@ -56,7 +60,7 @@ pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<
             Ok(Err(ConnectError::Failed(why))) => why,
             Err(_) => "the coordinator did not answer in time".into(),
         };
-        if tokio::time::Instant::now() >= orphaned_at {
+        if Instant::now() >= orphaned_at {
             let waited = humantime::format_duration(orphan_limit);
             return Err(Explained::new(format!("no coordinator for {waited}: {why}"))
                 .at(shared.config.coordinator.clone())
@@ -64,11 +68,19 @@ pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<
         }
         tracing::warn!(why, "no connection to the coordinator; trying again");
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pauses.next()) => {}
+            () = shutdown.cancelled() => return leave_unheard(shared).await,
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
+}
+
+/// Drains while there is no coordinator to tell.
+async fn leave_unheard(shared: &Shared) -> Result<(), Explained> {
+    shared.orders.drain();
+    if tokio::time::timeout(shared.config.drain_grace, shared.over.cancelled()).await.is_err() {
+        tracing::warn!("the step did not end in time and is given up");
+    }
+    Ok(())
 }
 
 enum ConnectError {
@@ -123,66 +135,153 @@ async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
 
 async fn talk(shared: &Shared, socket: Socket, shutdown: &CancellationToken) -> Ended {
     let (mut sink, mut stream) = socket.split();
-    let hello = FromWorker::Hello(shared.hello.clone());
-    if let Err(why) = send(&mut sink, &hello).await {
+    let attached = shared.outbox.attached(shared.pulse.attached());
+    let hello = Hello { attached, ..shared.hello.clone() };
+    if let Err(why) = send(&mut sink, None, FromWorker::Hello(hello)).await {
         return Ended::Broken(why);
     }
-    let interval = match stream.next().await.map(|received| received.map(|text| parse(&text))) {
-        Some(Ok(Ok(Some(ToWorker::Welcome { heartbeat_interval_ms, store })))) => {
-            shared.store.get_or_init(|| store);
-            Duration::from_millis(heartbeat_interval_ms.max(10))
-        }
-        Some(Ok(Ok(Some(ToWorker::Refused { error })))) => return Ended::Done(Err(error)),
-        Some(Ok(Ok(_))) => return Ended::Broken("the coordinator did not welcome".into()),
-        Some(Ok(Err(why))) => return Ended::Broken(why),
-        Some(Err(error)) => return Ended::Broken(error.to_string()),
-        None => return Ended::Broken("the connection was closed".into()),
+    let (interval, timeout) = match welcomed(shared, &mut stream).await {
+        Ok(bounds) => bounds,
+        Err(ended) => return ended,
     };
     tracing::info!(worker = %shared.hello.worker, "connected to the coordinator");
+    shared.outbox.again();
     let mut beats = tokio::time::interval(interval);
     beats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut farewell = Farewell::default();
+    let mut heard = Instant::now();
     loop {
-        tokio::select! {
-            _ = beats.tick() => {
-                if let Err(why) = send(&mut sink, &shared.pulse.heartbeat()).await {
-                    return Ended::Broken(why);
-                }
-            }
-            message = shared.outbox.take() => {
-                if let Err(why) = send(&mut sink, &message).await {
-                    shared.outbox.put_back(message);
-                    return Ended::Broken(why);
-                }
+        let sent = tokio::select! {
+            _ = beats.tick() => send(&mut sink, None, shared.pulse.heartbeat()).await,
+            message = shared.outbox.next() => {
+                let Envelope { seq, message } = message;
+                send(&mut sink, seq, message).await
             }
             received = stream.next() => {
-                let message = match received {
-                    Some(Ok(message)) => parse(&message),
-                    Some(Err(error)) => return Ended::Broken(error.to_string()),
-                    None => return Ended::Broken("the connection was closed".into()),
-                };
-                match message {
-                    Ok(Some(message)) => if let Some(ended) = obey(shared, message) {
-                        return ended;
+                heard = Instant::now();
+                match received.map(parse_received) {
+                    Some(Ok(Some(message))) => match obey(shared, message, shutdown) {
+                        Some(ended) => return ended,
+                        None => Ok(()),
                     },
-                    Ok(None) => {}
-                    Err(why) => return Ended::Broken(why),
+                    Some(Ok(None)) => Ok(()),
+                    Some(Err(why)) => Err(why),
+                    None => Err("the connection was closed".into()),
                 }
             }
-            () = shutdown.cancelled() => {
-                drop(send(&mut sink, &FromWorker::Draining).await);
-                drop(sink.close().await);
-                return Ended::Done(Ok(()));
+            // Its signs of life come as often as ours go.
+            () = tokio::time::sleep_until(heard + timeout) => {
+                Err("the coordinator gave no sign of life".into())
+            }
+            () = farewell.next(shared, shutdown) => match farewell {
+                Farewell::NotAsked | Farewell::Draining { .. } => {
+                    send(&mut sink, None, FromWorker::Draining).await
+                }
+                Farewell::Leaving { .. } => Ok(()),
+                Farewell::Said => {
+                    drop(sink.close().await);
+                    return Ended::Done(Ok(()));
+                }
+            }
+        };
+        if let Err(why) = sent {
+            return Ended::Broken(why);
+        }
+    }
+}
+
+/// Waits for the welcome; gives how often to send a heartbeat, and how long either side may be silent.
+async fn welcomed(
+    shared: &Shared,
+    stream: &mut SplitStream<Socket>,
+) -> Result<(Duration, Duration), Ended> {
+    let first = async {
+        loop {
+            // A sign of life may come before it.
+            match stream.next().await.map(parse_received) {
+                Some(Ok(None)) => {}
+                received => return received,
             }
         }
+    };
+    match tokio::time::timeout(CONNECTING, first).await {
+        Ok(Some(Ok(Some(ToWorker::Welcome {
+            heartbeat_interval_ms,
+            heartbeat_timeout_ms,
+            store,
+        })))) => {
+            shared.store.get_or_init(|| store);
+            let timeout = Duration::from_millis(heartbeat_timeout_ms.max(100));
+            shared.heard_within(timeout);
+            Ok((Duration::from_millis(heartbeat_interval_ms.max(10)), timeout))
+        }
+        Ok(Some(Ok(Some(ToWorker::Refused { error })))) => Err(Ended::Done(Err(error))),
+        Ok(Some(Ok(_))) => Err(Ended::Broken("the coordinator did not welcome".into())),
+        Ok(Some(Err(why))) => Err(Ended::Broken(why)),
+        Ok(None) => Err(Ended::Broken("the connection was closed".into())),
+        Err(_) => Err(Ended::Broken("the coordinator did not welcome in time".into())),
+    }
+}
+
+/// How a worker that was asked to end says goodbye: it finishes its step, and what it says last
+/// reaches the coordinator.
+#[derive(Debug, Default, Clone, Copy)]
+enum Farewell {
+    #[default]
+    NotAsked,
+    /// The device thread finishes its step; it is given up after `until`.
+    Draining {
+        until: Instant,
+    },
+    /// The device thread has ended; its last messages are on their way until `until`.
+    Leaving {
+        until: Instant,
+    },
+    Said,
+}
+
+impl Farewell {
+    /// Waits for the next stage. May be dropped and begun anew at any time.
+    async fn next(&mut self, shared: &Shared, shutdown: &CancellationToken) {
+        *self = match *self {
+            Self::NotAsked => {
+                shutdown.cancelled().await;
+                shared.orders.drain();
+                Self::Draining { until: Instant::now() + shared.config.drain_grace }
+            }
+            Self::Draining { until } => {
+                if tokio::time::timeout_at(until, shared.over.cancelled()).await.is_err() {
+                    tracing::warn!("the step did not end in time and is given up");
+                    shared.orders.end();
+                    shared.over.cancelled().await;
+                }
+                Self::Leaving { until: Instant::now() + FAREWELL }
+            }
+            Self::Leaving { until } => {
+                while !shared.outbox.is_empty() && Instant::now() < until {
+                    tokio::time::sleep(FAREWELL / 50).await;
+                }
+                Self::Said
+            }
+            Self::Said => std::future::pending().await,
+        };
     }
 }
 
 async fn send(
     sink: &mut (impl SinkExt<Message, Error = tungstenite::Error> + Unpin),
-    message: &FromWorker,
+    seq: Option<u64>,
+    message: FromWorker,
 ) -> Result<(), String> {
-    let text = serde_json::to_string(message).map_err(|error| error.to_string())?;
+    let envelope = Envelope { seq, message };
+    let text = serde_json::to_string(&envelope).map_err(|error| error.to_string())?;
     sink.send(Message::Text(text.into())).await.map_err(|error| error.to_string())
+}
+
+fn parse_received(
+    received: Result<Message, tungstenite::Error>,
+) -> Result<Option<ToWorker>, String> {
+    received.map_err(|error| error.to_string()).and_then(|message| parse(&message))
 }
 
 /// A message of the coordinator; `None` for what carries none.
@@ -200,19 +299,19 @@ fn parse(message: &Message) -> Result<Option<ToWorker>, String> {
 }
 
 /// Writes an order down for the device thread.
-fn obey(shared: &Shared, message: ToWorker) -> Option<Ended> {
+fn obey(shared: &Shared, message: ToWorker, shutdown: &CancellationToken) -> Option<Ended> {
     match message {
-        ToWorker::Welcome { .. } => {}
         ToWorker::Refused { error } => return Some(Ended::Done(Err(error))),
-        ToWorker::Start(start) => shared.orders.start(start),
-        ToWorker::Stop { job, generation, checkpoint } => {
-            shared.orders.stop(Stop { job, generation, park: checkpoint });
-        }
-        ToWorker::Release { job, .. } => shared.orders.release(job),
+        ToWorker::Taken { seq } => shared.outbox.taken(seq),
         ToWorker::Drain => {
-            tracing::info!("drained: the worker ends");
-            return Some(Ended::Done(Ok(())));
+            tracing::info!("drained: the worker finishes its step and ends");
+            shutdown.cancel();
         }
+        ToWorker::Welcome { .. }
+        | ToWorker::Warm(_)
+        | ToWorker::Start(_)
+        | ToWorker::Stop { .. }
+        | ToWorker::Release { .. } => shared.orders.obey(message),
     }
     None
 }

@@ -72,8 +72,19 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     folder.join(name)
 }
 
+/// Builds, once, the daemon that has faults on demand; its name.
+pub(crate) fn faulty() -> &'static str {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let name = "ptv2d-faulty";
+    let features = ["--features", "ptv2-daemon/faults"];
+    BUILT.get_or_init(|| {
+        cargo(&[&["build", "--workspace", "--bin", name], features.as_slice()].concat());
+    });
+    name
+}
+
 /// Runs cargo in the repository.
-pub(crate) fn cargo(args: &[&str]) {
+fn cargo(args: &[&str]) {
     let cargo = env("CARGO").unwrap_or_else(|| "cargo".into());
     let run = Command::new(cargo).args(args).current_dir(root()).output().unwrap();
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
@@ -118,6 +129,17 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Whether it has ended, however.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.0.kill());
@@ -140,10 +162,18 @@ impl Cluster {
         Self::of("ptv2d", workers, threads)
     }
 
-    /// The same with another build of the daemon.
-    pub(crate) fn of(program: &str, workers: u32, threads: u32) -> Self {
+    fn of(program: &str, workers: u32, threads: u32) -> Self {
         let mut cluster = Self::new(program);
         cluster.serve(workers, threads, "127.0.0.1:0");
+        cluster.has_workers(workers as usize);
+        cluster
+    }
+
+    /// The same with a build of the daemon that has faults on demand, and these wanted.
+    pub(crate) fn faulty(faults: &str, workers: u32) -> Self {
+        let mut cluster = Self::new(faulty());
+        cluster.set("PTV2_FAULTS", faults.into());
+        cluster.serve(workers, 1, "127.0.0.1:0");
         cluster.has_workers(workers as usize);
         cluster
     }
@@ -241,6 +271,13 @@ impl Cluster {
             .unwrap();
         self.workers.push(Process(child));
         self.has_workers(number + 1);
+    }
+
+    /// A worker was asked to end: waits for that, and takes it from the list.
+    pub(crate) fn worker_ends(&mut self, number: usize) -> i32 {
+        let code = poll("the worker's end", || self.workers[number].ended());
+        drop(self.workers.remove(number));
+        code
     }
 
     /// Waits until so many workers are connected.

@@ -3,10 +3,13 @@
 mod adapter;
 mod bad_input;
 mod bad_moments;
+mod chaos;
 mod client;
 mod clock;
 mod daemon;
 mod disks;
+mod elastic;
+mod half_speed;
 pub(crate) mod harness;
 mod install;
 mod one_hash;

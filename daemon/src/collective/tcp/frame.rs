@@ -7,6 +7,7 @@
 //! | 9..17 | step |
 //! | 17..25 | length of the payload |
 
+use crate::collective::Stamp;
 use crate::numerics::tree::Node;
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -25,6 +26,23 @@ pub(super) enum Kind {
     Gather = 3,
     /// A tuned state.
     State = 4,
+    /// Nothing: a sign of life.
+    Ping = 5,
+}
+
+/// Why no frame comes any more.
+#[derive(Debug)]
+pub(super) struct Broken {
+    /// Nothing came for too long.
+    pub silent: bool,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Broken {
+    fn ended(detail: impl Into<String>) -> Self {
+        Self { silent: false, detail: detail.into() }
+    }
 }
 
 #[derive(Debug)]
@@ -44,12 +62,11 @@ pub(super) fn header(kind: Kind, generation: u64, step: u64, length: usize) -> [
     header
 }
 
-/// Reads the next frame. Before its first byte it waits for ever; from then on the socket's read
-/// timeout bounds every wait for more.
-pub(super) fn read(socket: &TcpStream, longest: usize) -> Result<Frame, String> {
+/// Reads the next frame. The socket's read timeout bounds every wait: a peer that computes for long
+/// still sends its signs of life.
+pub(super) fn read(socket: &TcpStream, longest: usize) -> Result<Frame, Broken> {
     let mut header = [0; HEADER];
-    fill(socket, &mut header[..1], true)?;
-    fill(socket, &mut header[1..], false)?;
+    fill(socket, &mut header)?;
     let word = |at: usize| {
         let mut bytes = [0; 8];
         bytes.copy_from_slice(&header[at..at + 8]);
@@ -60,38 +77,43 @@ pub(super) fn read(socket: &TcpStream, longest: usize) -> Result<Frame, String> 
         2 => Kind::Range,
         3 => Kind::Gather,
         4 => Kind::State,
-        other => return Err(format!("it sent a frame of unknown kind {other}")),
+        5 => Kind::Ping,
+        other => return Err(Broken::ended(format!("it sent a frame of unknown kind {other}"))),
     };
     let length = usize::try_from(word(17)).unwrap_or(usize::MAX);
     if length > longest {
-        return Err(format!("it announced {length} bytes, more than the {longest} that can be"));
+        let detail = format!("it announced {length} bytes, more than the {longest} that can be");
+        return Err(Broken::ended(detail));
     }
     let mut payload = vec![0; length];
-    fill(socket, &mut payload, false)?;
+    fill(socket, &mut payload)?;
     Ok(Frame { kind, generation: word(1), step: word(9), payload })
 }
 
-fn fill(mut socket: &TcpStream, mut rest: &mut [u8], patient: bool) -> Result<(), String> {
+fn fill(mut socket: &TcpStream, mut rest: &mut [u8]) -> Result<(), Broken> {
     while !rest.is_empty() {
         match socket.read(rest) {
-            Ok(0) => return Err("its connection was closed".into()),
+            Ok(0) => return Err(Broken::ended("its connection was closed")),
             Ok(count) => rest = &mut rest[count..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if !patient {
-                    return Err("a frame that had begun did not go on".into());
-                }
+                return Err(Broken { silent: true, detail: "it gave no sign of life".into() });
             }
-            Err(error) => return Err(format!("its connection failed: {error}")),
+            Err(error) => return Err(Broken::ended(format!("its connection failed: {error}"))),
         }
     }
     Ok(())
 }
 
 /// Stamp, number of parts, then each part's node and values within `range`.
-pub(super) fn encode_parts(stamp: u64, parts: &[(Node, Vec<f32>)], range: Range<usize>) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(12 + parts.len() * (8 + 4 * range.len()));
-    bytes.extend(stamp.to_le_bytes());
+pub(super) fn encode_parts(
+    stamp: &Stamp,
+    parts: &[(Node, Vec<f32>)],
+    range: Range<usize>,
+) -> Vec<u8> {
+    let length = stamp.len() + 4 + parts.len() * (8 + 4 * range.len());
+    let mut bytes = Vec::with_capacity(length);
+    bytes.extend(stamp);
     bytes.extend(u32::try_from(parts.len()).unwrap_or(u32::MAX).to_le_bytes());
     for (node, values) in parts {
         bytes.extend(node.start.to_le_bytes());
@@ -102,11 +124,11 @@ pub(super) fn encode_parts(stamp: u64, parts: &[(Node, Vec<f32>)], range: Range<
 }
 
 /// A rank's stamp and its partial sums.
-type Parts = (u64, Vec<(Node, Vec<f32>)>);
+type Parts = (Stamp, Vec<(Node, Vec<f32>)>);
 
 /// Reads what [`encode_parts`] wrote, each part of `elements` values; `None` if it does not fit.
 pub(super) fn decode_parts(bytes: &[u8], elements: usize) -> Option<Parts> {
-    let (stamp, rest) = bytes.split_first_chunk()?;
+    let (stamp, rest) = bytes.split_first_chunk::<24>()?;
     let (count, mut rest) = rest.split_first_chunk()?;
     let mut parts = Vec::new();
     for _ in 0..u32::from_le_bytes(*count) {
@@ -119,7 +141,7 @@ pub(super) fn decode_parts(bytes: &[u8], elements: usize) -> Option<Parts> {
         parts.push((node, values));
         rest = after;
     }
-    rest.is_empty().then_some((u64::from_le_bytes(*stamp), parts))
+    rest.is_empty().then_some((*stamp, parts))
 }
 
 /// Reads little-endian fp32 values into a buffer of the same length.
@@ -143,16 +165,16 @@ mod tests {
     fn parts_survive_the_wire() {
         let node = |start, end| Node { start, end };
         let parts = [(node(0, 2), vec![1.0, 2.0, 3.0]), (node(2, 3), vec![4.0, 5.0, 6.0])];
-        let bytes = encode_parts(9, &parts, 1..3);
+        let bytes = encode_parts(&[9; 24], &parts, 1..3);
         let (stamp, found) = decode_parts(&bytes, 2).unwrap();
-        assert_eq!(stamp, 9);
+        assert_eq!(stamp, [9; 24]);
         assert_eq!(found, [(node(0, 2), vec![2.0, 3.0]), (node(2, 3), vec![5.0, 6.0])]);
         assert!(decode_parts(&bytes, 3).is_none());
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             drop(decode_parts(&bytes, 2));
         }
     }

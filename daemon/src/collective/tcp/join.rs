@@ -3,15 +3,17 @@
 //!
 //! The dialler sends its greeting (job, generation, both ranks, a nonce); the other answers with a
 //! nonce and an HMAC-SHA256 under the generation's key over greeting and nonce; the dialler answers
-//! with an HMAC of its own. A connection that arrives before its generation is known here waits.
+//! with an HMAC of its own. A connection that arrives before its generation is known here waits, and
+//! gets a byte [`WAIT`] now and then, so that whoever dialled can tell a busy worker from a dead one.
 
+use super::pings::{Pings, Writer};
 use super::{Tcp, Waits};
 use crate::clock;
 use crate::collective::{AbortHandle, CollectiveError, Result};
 use hmac::{Hmac, KeyInit, Mac};
 use ptv2_common::ids::WorkerId;
 use sha2::Sha256;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -26,6 +28,12 @@ const LONGEST_NAME: usize = 64;
 const PENDING: usize = 256;
 /// How long a stranger may take to say its greeting.
 const GREETING: Duration = Duration::from_secs(5);
+/// Sent to a connection whose generation is not known here yet.
+const WAIT: u8 = 0;
+/// How often.
+const WAITING: Duration = Duration::from_millis(400);
+/// Begins the answer to a greeting.
+const ANSWER: u8 = 1;
 /// Pause between attempts to reach a peer.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -125,6 +133,18 @@ struct Mailbox {
     arrived: Condvar,
 }
 
+impl Mailbox {
+    /// Tells those who wait that this worker lives, as long as the process does.
+    fn hold(&self) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            pending.retain_mut(|(_, socket)| socket.write_all(&[WAIT]).is_ok());
+            let waited = self.arrived.wait_timeout(pending, WAITING);
+            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
 /// A worker's listener for its peers. It lives as long as the process.
 #[derive(Clone)]
 pub struct Listener {
@@ -154,6 +174,8 @@ impl Listener {
                 }
             }
         })?;
+        let waiting = Arc::clone(&mailbox);
+        std::thread::Builder::new().name("hold-peers".into()).spawn(move || waiting.hold())?;
         Ok(Self { mailbox, address })
     }
 
@@ -168,26 +190,29 @@ impl Listener {
     /// [`CollectiveError::PeerLost`] names a rank that was not met in time.
     pub fn join(&self, spec: &GroupSpec, abort: &AbortHandle) -> Result<Tcp> {
         let deadline = clock::now() + spec.waits.join;
+        let lost = |rank: u32, silent: bool, detail: String| {
+            if abort.shared.is_aborted() {
+                return CollectiveError::Aborted;
+            }
+            CollectiveError::PeerLost { rank, silent, detail }
+        };
+        let broken = |rank: u32| move |error: std::io::Error| lost(rank, false, error.to_string());
+        let pings = Pings::start(spec.generation, spec.waits.silence).map_err(broken(spec.rank))?;
         let mut sockets = Vec::new();
         for (rank, peer) in (0..).zip(&spec.peers) {
             let met = match rank.cmp(&spec.rank) {
-                std::cmp::Ordering::Less => dial(spec, rank, peer, abort, deadline),
+                std::cmp::Ordering::Less => dial(spec, (rank, peer), abort, deadline),
                 std::cmp::Ordering::Equal => continue,
                 std::cmp::Ordering::Greater => self.await_peer(spec, rank, abort, deadline),
             };
-            let lost = |detail: String| CollectiveError::PeerLost { rank, detail };
-            let socket = match met {
-                Ok(socket) => socket,
-                Err(_) if abort.shared.is_aborted() => return Err(CollectiveError::Aborted),
-                Err(error) => return Err(lost(format!("it was not met: {error}"))),
-            };
-            let registered = settle(&socket, &spec.waits).and_then(|()| socket.try_clone());
-            abort.shared.register(registered.map_err(|error| lost(error.to_string()))?);
-            sockets.push((rank, socket));
+            let socket =
+                met.map_err(|error| lost(rank, true, format!("it was not met: {error}")))?;
+            let writer = settle(&socket, &spec.waits, abort).map_err(broken(rank))?;
+            // From now on: the peer may have to wait for others whom this rank has not met yet.
+            pings.add(Arc::clone(&writer));
+            sockets.push((rank, socket, writer));
         }
-        let rank = spec.rank;
-        Tcp::new(spec, sockets, abort.clone())
-            .map_err(|error| CollectiveError::PeerLost { rank, detail: error.to_string() })
+        Tcp::new(spec, sockets, pings, abort.clone()).map_err(broken(spec.rank))
     }
 
     /// Waits for a higher rank's connection and lets it prove itself. One that cannot is dropped, and
@@ -261,27 +286,28 @@ fn greet(socket: TcpStream, mailbox: &Mailbox) {
     }
 }
 
+/// Reaches a peer and proves itself. One that is not reached within the bound of silence is lost; one
+/// that says to wait may take as long as the join.
 fn dial(
     spec: &GroupSpec,
-    to: u32,
-    peer: &Peer,
+    (to, peer): (u32, &Peer),
     abort: &AbortHandle,
     deadline: Instant,
 ) -> std::io::Result<TcpStream> {
+    let mut heard = clock::now();
     loop {
-        let left = deadline.saturating_duration_since(clock::now());
+        let reached = deadline.min(heard + spec.waits.silence);
+        let left = reached.saturating_duration_since(clock::now());
         if left.is_zero() || abort.shared.is_aborted() {
             return Err(std::io::Error::other(format!("{} did not answer in time", peer.address)));
         }
-        let met =
-            TcpStream::connect_timeout(&peer.address, left.min(GREETING)).and_then(|socket| {
-                // The peer answers when it knows the generation, which may take as long as the join.
-                socket.set_read_timeout(Some(left))?;
-                socket.set_write_timeout(Some(GREETING))?;
-                abort.shared.register(socket.try_clone()?);
-                introduce(spec, to, &socket)?;
-                Ok(socket)
-            });
+        let met = TcpStream::connect_timeout(&peer.address, left).and_then(|socket| {
+            socket.set_read_timeout(Some(left))?;
+            socket.set_write_timeout(Some(left))?;
+            abort.shared.register(socket.try_clone()?);
+            introduce(spec, to, &socket, deadline, &mut heard)?;
+            Ok(socket)
+        });
         match met {
             Ok(socket) => return Ok(socket),
             Err(error) => {
@@ -297,7 +323,13 @@ fn pause() {
     std::thread::sleep(RETRY);
 }
 
-fn introduce(spec: &GroupSpec, to: u32, mut socket: &TcpStream) -> std::io::Result<()> {
+fn introduce(
+    spec: &GroupSpec,
+    to: u32,
+    mut socket: &TcpStream,
+    deadline: Instant,
+    heard: &mut Instant,
+) -> std::io::Result<()> {
     let greeting = Greeting {
         job: spec.job.clone(),
         generation: spec.generation,
@@ -306,6 +338,17 @@ fn introduce(spec: &GroupSpec, to: u32, mut socket: &TcpStream) -> std::io::Resu
         nonce: nonce()?,
     };
     socket.write_all(&greeting.bytes())?;
+    loop {
+        let mut first = [WAIT];
+        socket.read_exact(&mut first)?;
+        *heard = clock::now();
+        socket.set_read_timeout(Some(spec.waits.silence))?;
+        match first {
+            [WAIT] if *heard < deadline => {}
+            [ANSWER] => break,
+            _ => return Err(std::io::Error::other("it did not answer in time")),
+        }
+    }
     let mut answer = [0; NONCE + 32];
     socket.read_exact(&mut answer)?;
     let (theirs, proof) = answer.split_at(NONCE);
@@ -315,7 +358,8 @@ fn introduce(spec: &GroupSpec, to: u32, mut socket: &TcpStream) -> std::io::Resu
 
 fn answer(spec: &GroupSpec, greeting: &Greeting, mut socket: &TcpStream) -> std::io::Result<()> {
     let ours = nonce()?;
-    let mut message = ours.to_vec();
+    let mut message = vec![ANSWER];
+    message.extend(ours);
     message.extend(prove(&spec.key, b"accept", greeting, &ours)?.finalize().into_bytes());
     socket.write_all(&message)?;
     let mut proof = [0; 32];
@@ -354,14 +398,12 @@ fn nonce() -> std::io::Result<[u8; NONCE]> {
     Ok(nonce)
 }
 
-/// A met connection's options: small frames at once, and every wait bounded.
-fn settle(socket: &TcpStream, waits: &Waits) -> std::io::Result<()> {
+/// A met connection's options: small frames at once, and every wait bounded. Gives its writing side.
+fn settle(socket: &TcpStream, waits: &Waits, abort: &AbortHandle) -> std::io::Result<Writer> {
     socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(waits.progress))?;
-    socket.set_write_timeout(Some(waits.progress))?;
-    let options = SockRef::from(socket);
-    options.set_tcp_user_timeout(Some(waits.progress))?;
-    let keepalive =
-        TcpKeepalive::new().with_time(waits.progress / 2).with_interval(waits.progress / 4);
-    options.set_tcp_keepalive(&keepalive)
+    socket.set_read_timeout(Some(waits.silence))?;
+    socket.set_write_timeout(Some(waits.silence))?;
+    SockRef::from(socket).set_tcp_user_timeout(Some(waits.silence))?;
+    abort.shared.register(socket.try_clone()?);
+    Ok(Arc::new(Mutex::new(socket.try_clone()?)))
 }

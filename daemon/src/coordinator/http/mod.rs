@@ -24,6 +24,7 @@ use problem::Refusal;
 use ptv2_common::api::JobStatus;
 use ptv2_common::storage::Store;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -48,6 +49,8 @@ pub struct Edge {
     pub roots: Arc<Roots>,
     /// Hashes of backbones' files.
     pub hashes: Arc<HashCache>,
+    /// How often workers are given a sign of life.
+    pub sign_of_life: Duration,
     /// Ends the streams.
     pub shutdown: CancellationToken,
 }

@@ -5,11 +5,12 @@ use crate::coordinator::driver::{Input, MESSAGES_WAITING};
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
 use axum::response::Response;
+use bytes::Bytes;
 use ptv2_common::ids::WorkerId;
-use ptv2_common::session::{FromWorker, Hello, ToWorker};
+use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Longest message, in bytes: a report of many steps.
 const LONGEST_MESSAGE: usize = 4 << 20;
@@ -28,7 +29,7 @@ pub(super) async fn open(State(edge): State<Shared>, upgrade: WebSocketUpgrade) 
 async fn serve(edge: Shared, mut socket: WebSocket) {
     let hello = match tokio::time::timeout(HELLO, socket.recv()).await {
         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
-            Ok(FromWorker::Hello(hello)) => hello,
+            Ok(Envelope { message: FromWorker::Hello(hello), .. }) => hello,
             Ok(_) => return close(socket, "the first message must be `hello`").await,
             Err(error) => return close(socket, &error.to_string()).await,
         },
@@ -36,13 +37,15 @@ async fn serve(edge: Shared, mut socket: WebSocket) {
     };
     let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let (outbox, messages) = mpsc::channel(MESSAGES_WAITING);
+    let (taken, seen) = watch::channel(0);
     let worker = hello.worker.clone();
     tracing::info!(%worker, host = hello.host, device = hello.device, "a worker connected");
-    let connected = Input::Connected { hello: Box::<Hello>::new(hello), connection, outbox };
+    let hello = Box::<Hello>::new(hello);
+    let connected = Input::Connected { hello, connection, outbox, taken };
     if edge.doors.inputs.send(connected).await.is_err() {
         return;
     }
-    let why = talk(&edge, socket, messages, (&worker, connection)).await;
+    let why = talk(&edge, socket, (messages, seen), (&worker, connection)).await;
     tracing::info!(%worker, why, "a worker's connection ended");
     // The loop has ended: there is nobody to tell.
     drop(edge.doors.inputs.send(Input::Disconnected { worker, connection }).await);
@@ -51,30 +54,44 @@ async fn serve(edge: Shared, mut socket: WebSocket) {
 async fn talk(
     edge: &Shared,
     mut socket: WebSocket,
-    mut messages: mpsc::Receiver<ToWorker>,
+    (mut messages, mut taken): (mpsc::Receiver<ToWorker>, watch::Receiver<u64>),
     (worker, connection): (&WorkerId, u64),
 ) -> String {
+    let mut signs = tokio::time::interval(edge.sign_of_life);
+    signs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // What was read and the loop has no room for yet. Signs of life and orders go out meanwhile.
+    let mut said = None;
     loop {
         tokio::select! {
+            room = edge.doors.inputs.reserve(), if said.is_some() => match (room, said.take()) {
+                (Ok(room), Some(said)) => room.send(said),
+                _ => return "the coordinator stops".into(),
+            },
             message = messages.recv() => {
                 let Some(message) = message else {
                     close(socket, "the coordinator ended the session").await;
                     return "ended from here".into();
                 };
-                let text = match serde_json::to_string(&message) {
-                    Ok(text) => text,
-                    Err(error) => return error.to_string(),
-                };
-                match tokio::time::timeout(SENDING, socket.send(Message::Text(text.into()))).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => return error.to_string(),
-                    Err(_) => return "it took no message in time".into(),
+                if let Err(why) = say(&mut socket, &message).await {
+                    return why;
                 }
             }
-            received = socket.recv() => {
-                let message = match received {
+            // Only the last number counts, however many came since.
+            Ok(()) = taken.changed() => {
+                let seq = *taken.borrow_and_update();
+                if let Err(why) = say(&mut socket, &ToWorker::Taken { seq }).await {
+                    return why;
+                }
+            }
+            _ = signs.tick() => {
+                if let Err(why) = send(&mut socket, Message::Ping(Bytes::new())).await {
+                    return why;
+                }
+            }
+            received = socket.recv(), if said.is_none() => {
+                let (seq, message) = match received {
                     Some(Ok(Message::Text(text))) => match serde_json::from_str(&text) {
-                        Ok(message) => message,
+                        Ok(Envelope { seq, message }) => (seq, message),
                         Err(error) => {
                             let why = format!("a message cannot be read: {error}");
                             close(socket, &why).await;
@@ -88,16 +105,26 @@ async fn talk(
                     Some(Err(error)) => return error.to_string(),
                 };
                 let worker = worker.clone();
-                let said = Input::Said { worker, connection, message: Box::new(message) };
-                if edge.doors.inputs.send(said).await.is_err() {
-                    return "the coordinator stops".into();
-                }
+                let message = Box::new(message);
+                said = Some(Input::Said { worker, connection, seq, message });
             }
             () = edge.shutdown.cancelled() => {
                 close(socket, "the coordinator stops").await;
                 return "the coordinator stops".into();
             }
         }
+    }
+}
+
+async fn say(socket: &mut WebSocket, message: &ToWorker) -> Result<(), String> {
+    let text = serde_json::to_string(message).map_err(|error| error.to_string())?;
+    send(socket, Message::Text(text.into())).await
+}
+
+async fn send(socket: &mut WebSocket, message: Message) -> Result<(), String> {
+    match tokio::time::timeout(SENDING, socket.send(message)).await {
+        Ok(sent) => sent.map_err(|error| error.to_string()),
+        Err(_) => Err("it took no message in time".into()),
     }
 }
 

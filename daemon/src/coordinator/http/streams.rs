@@ -221,6 +221,7 @@ mod tests {
             tokens: Tokens::open(folder.path()).unwrap(),
             roots: Arc::new(Roots { allowed: Vec::new() }),
             hashes: Arc::new(HashCache::default()),
+            sign_of_life: Duration::from_secs(1),
             shutdown: CancellationToken::new(),
         });
         let (job, waiting) = (JobId("j1".into()), VecDeque::new());

@@ -1,16 +1,19 @@
 //! The journal's SQLite file: its tables, what is written, what is read.
 
-use super::Entry;
+use super::{Entry, Past};
 use crate::coordinator::run::{Fact, Recorded};
 use ptv2_common::api::{Event, LONGEST_LIST, LogLevel, LogLine, MetricsRow};
 use ptv2_common::error::Explained;
-use ptv2_common::ids::JobId;
+use ptv2_common::ids::{JobId, WorkerId};
 use rusqlite::{Connection, params};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 /// The version of the tables that this build reads and writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
+/// Workers whose last report's number is kept. A worker's process has its id for its life only.
+const WORKERS: u32 = 10_000;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS facts (seq INTEGER PRIMARY KEY, fact TEXT NOT NULL,
@@ -23,13 +26,14 @@ const TABLES: &str = "
     CREATE INDEX IF NOT EXISTS logs_of_job ON logs (job, seq);
     CREATE TABLE IF NOT EXISTS metrics (job TEXT NOT NULL, step INTEGER NOT NULL,
         evaluation INTEGER NOT NULL, row TEXT NOT NULL, PRIMARY KEY (job, step, evaluation));
+    CREATE TABLE IF NOT EXISTS reported (worker TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 ";
 
-/// Opens or makes the file and gives the facts in it.
+/// Opens or makes the file and gives what is in it.
 ///
 /// # Errors
 /// When it is damaged or of another version, with what to do.
-pub(super) fn open(path: &Path) -> Result<(Connection, Vec<Recorded>), Explained> {
+pub(super) fn open(path: &Path) -> Result<(Connection, Past), Explained> {
     prepare(path).map_err(|error| {
         Explained::new(format!("the journal cannot be used: {error}"))
             .at(path.display().to_string())
@@ -41,7 +45,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Vec<Recorded>), Explained
     })
 }
 
-fn prepare(path: &Path) -> Result<(Connection, Vec<Recorded>), Box<dyn std::error::Error>> {
+fn prepare(path: &Path) -> Result<(Connection, Past), Box<dyn std::error::Error>> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
@@ -59,8 +63,19 @@ fn prepare(path: &Path) -> Result<(Connection, Vec<Recorded>), Box<dyn std::erro
     }
     connection.execute_batch(TABLES)?;
     connection.pragma_update(None, "user_version", SCHEMA)?;
-    let facts = facts(&connection)?;
-    Ok((connection, facts))
+    let past = Past { facts: facts(&connection)?, reported: reported(&connection)? };
+    Ok((connection, past))
+}
+
+fn reported(connection: &Connection) -> rusqlite::Result<BTreeMap<WorkerId, u64>> {
+    connection.execute(
+        "DELETE FROM reported WHERE rowid NOT IN \
+         (SELECT rowid FROM reported ORDER BY rowid DESC LIMIT ?)",
+        [WORKERS],
+    )?;
+    let mut select = connection.prepare("SELECT worker, seq FROM reported")?;
+    let rows = select.query_map([], |row| Ok((WorkerId(row.get(0)?), unsigned(row.get(1)?))))?;
+    rows.collect()
 }
 
 fn facts(connection: &Connection) -> Result<Vec<Recorded>, Box<dyn std::error::Error>> {
@@ -97,6 +112,13 @@ pub(super) fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite:
                 )?;
                 let level = json(level)?;
                 insert.execute(params![job.0, signed(*unix_ms), level, source, message])?;
+            }
+            Entry::Reported { worker, seq } => {
+                let mut insert = transaction.prepare_cached(
+                    "INSERT INTO reported (worker, seq) VALUES (?, ?) \
+                     ON CONFLICT (worker) DO UPDATE SET seq = excluded.seq",
+                )?;
+                insert.execute(params![worker.0, signed(*seq)])?;
             }
             Entry::Metrics { job, row } => {
                 let (step, evaluation) = match row {

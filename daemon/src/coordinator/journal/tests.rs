@@ -25,7 +25,7 @@ async fn what_was_written_is_there_after_a_restart() {
         [Fact::Submitted(Box::new(record("j1", "1"))), Fact::Cancelled { job: job.clone() }];
     {
         let (journal, before) = Journal::open(&path).unwrap();
-        assert!(before.is_empty());
+        assert!(before.facts.is_empty() && before.reported.is_empty());
         let event = |kind: &str| Entry::Event {
             job: job.clone(),
             unix_ms: 5,
@@ -37,10 +37,13 @@ async fn what_was_written_is_there_after_a_restart() {
         entries.extend([event("submitted"), event("cancelled")]);
         let metrics = [step(1, 0.5), step(2, 0.4), step(1, 0.6)];
         entries.extend(metrics.map(|row| Entry::Metrics { job: job.clone(), row }));
+        let reported = |seq| Entry::Reported { worker: WorkerId("w1".into()), seq };
+        entries.extend([reported(3), reported(4)]);
         journal.write(entries).await.unwrap();
     }
     let (journal, found) = Journal::open(&path).unwrap();
-    assert_eq!(found, facts.map(|fact| (Duration::from_millis(5), fact)));
+    assert_eq!(found.reported, [(WorkerId("w1".into()), 4)].into());
+    assert_eq!(found.facts, facts.map(|fact| (Duration::from_millis(5), fact)));
     let events = journal.events(&job, 1).await.unwrap();
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].seq, events[0].kind.as_str()), (2, "cancelled"));
@@ -69,7 +72,7 @@ fn an_older_journal_is_read() {
     old.execute_batch(tables).unwrap();
     old.execute("INSERT INTO facts (fact) VALUES (?)", [fact]).unwrap();
     drop(old);
-    let (_journal, facts) = Journal::open(&path).unwrap();
-    assert_eq!(facts, [(Duration::ZERO, Fact::Cancelled { job: JobId("j1".into()) })]);
-    assert_eq!(Journal::open(&path).unwrap().1.len(), 1, "it is read again");
+    let (_journal, past) = Journal::open(&path).unwrap();
+    assert_eq!(past.facts, [(Duration::ZERO, Fact::Cancelled { job: JobId("j1".into()) })]);
+    assert_eq!(Journal::open(&path).unwrap().1.facts.len(), 1, "it is read again");
 }

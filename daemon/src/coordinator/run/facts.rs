@@ -1,6 +1,6 @@
 //! What the journal keeps of each decision, and how a restarted coordinator takes it up again.
 
-use super::{Cluster, Group, Job, Limits, MemberState, Phase, Waiting};
+use super::{Cluster, Group, Job, Limits, Phase, Waiting};
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
@@ -69,6 +69,9 @@ pub enum Fact {
         /// What the store said, where that was the reason.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<Explained>,
+        /// The job of higher priority that took its workers, where that was the reason.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        preempted_by: Option<JobId>,
     },
     /// The first step was applied.
     FirstStep {
@@ -142,11 +145,17 @@ impl Fact {
 }
 
 impl Cluster {
-    /// What a coordinator knows after a restart. Groups of before are superseded: their jobs wait,
-    /// and the next generation takes up the state that reconnecting workers still hold.
+    /// What a coordinator knows after a restart, at `now`. Groups of before may train on: for as long as
+    /// a heartbeat may be late, their members are waited for. Then a group goes on as it is, or, where
+    /// one is missing or in another generation, is formed anew.
     ///
     /// Gives the jobs whose staging was cut off, which must begin again.
-    pub fn replay(limits: Limits, facts: impl IntoIterator<Item = Recorded>) -> (Self, Vec<JobId>) {
+    pub fn replay(
+        limits: Limits,
+        now: Duration,
+        facts: impl IntoIterator<Item = Recorded>,
+    ) -> (Self, Vec<JobId>) {
+        let until = now + limits.heartbeat_timeout;
         let mut cluster = Self::new(limits);
         for (at, fact) in facts {
             cluster.last_tick = cluster.last_tick.max(at);
@@ -154,9 +163,9 @@ impl Cluster {
         }
         let mut unstaged = Vec::new();
         for (id, job) in &mut cluster.jobs {
-            match job.phase {
+            match &mut job.phase {
                 Phase::Staging => unstaged.push(id.clone()),
-                Phase::Running(_) => job.phase = Phase::Queued(Waiting::LostGroup),
+                Phase::Running(group) => group.await_members(now, until),
                 Phase::Queued(_) | Phase::Succeeded | Phase::Failed(_) | Phase::Cancelled => {}
             }
         }
@@ -185,7 +194,9 @@ impl Cluster {
             Fact::Started { generation, members, fingerprint, .. } => {
                 job.start(now, *generation, members, fingerprint);
             }
-            Fact::Requeued { error, .. } => job.requeue(now, error.as_ref()),
+            Fact::Requeued { error, preempted_by, .. } => {
+                job.requeue(now, error.as_ref(), preempted_by.as_ref());
+            }
             Fact::FirstStep { first_step_s, .. } => job.timings.first_step_s = Some(*first_step_s),
             Fact::Evaluated { epoch, metric, .. } => {
                 job.epoch = *epoch;
@@ -197,7 +208,10 @@ impl Cluster {
             }
             Fact::Checkpoint { checkpoint, .. } => {
                 job.step = job.step.max(checkpoint.step);
-                job.checkpoint = Some(checkpoint.clone());
+                // A best state that could not be written at once may come after a later one.
+                if job.checkpoint.as_ref().is_none_or(|known| known.step <= checkpoint.step) {
+                    job.checkpoint = Some(checkpoint.clone());
+                }
             }
             Fact::Succeeded { tuned_sha256, train_s, .. } => {
                 job.tuned_sha256 = Some(tuned_sha256.clone());
@@ -233,14 +247,14 @@ impl Job {
             let since = self.staged_at.unwrap_or(self.submitted_at);
             self.timings.queued_s = Some(now.saturating_sub(since).as_secs_f64());
         }
-        let members = members.iter().map(|id| (id.clone(), MemberState::Forming)).collect();
-        self.enter(now, Phase::Running(Group { generation, members, changed_at: now }));
+        self.enter(now, Phase::Running(Group::forming(now, generation, members, false)));
     }
 
-    fn requeue(&mut self, now: Duration, error: Option<&Explained>) {
-        let waiting = match error {
-            None => Waiting::LostGroup,
-            Some(error) => {
+    fn requeue(&mut self, now: Duration, error: Option<&Explained>, by: Option<&JobId>) {
+        let waiting = match (error, by) {
+            (None, None) => Waiting::LostGroup,
+            (None, Some(by)) => Waiting::Preempted { by: by.clone() },
+            (Some(error), _) => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.store_failures.min(16));
                 self.store_failures += 1;
                 let until = now + pause.min(LONGEST_PAUSE);

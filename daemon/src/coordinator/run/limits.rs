@@ -7,8 +7,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// A worker that is silent for this long is lost. Shorter notices a dead host sooner, and takes
-    /// a busy one for dead more easily.
+    /// A worker that is silent for this long is lost; peers notice one that is silent towards them after
+    /// two thirds of it. Shorter notices a dead host sooner, and takes a busy one for dead more easily. A
+    /// coordinator that was started again waits this long for the members of its groups.
     #[serde(with = "crate::config::duration")]
     pub heartbeat_timeout: Duration,
     /// A device thread may load a backbone and features for this long.
@@ -24,12 +25,14 @@ pub struct Limits {
     /// the group is formed anew with both.
     #[serde(with = "crate::config::duration")]
     pub blame_grace: Duration,
-    /// After this many failures between two workers they are not grouped together.
+    /// After this many failures between two workers they are not grouped together; after the first
+    /// one already, if the one was silent towards the other.
     pub pair_failures: u32,
     /// A pair that failed too often may meet again after this long.
     #[serde(with = "crate::config::duration")]
     pub pair_cooldown: Duration,
-    /// A running group takes in free workers when it has been whole for this long.
+    /// A running group takes in free workers when it has been whole for this long. Longer takes in more
+    /// at once.
     #[serde(with = "crate::config::duration")]
     pub growth_delay: Duration,
     /// Jobs that may wait; a submit beyond is refused.
@@ -39,14 +42,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            heartbeat_timeout: Duration::from_secs(10),
+            heartbeat_timeout: Duration::from_secs(3),
             loading_timeout: Duration::from_secs(600),
             joining_timeout: Duration::from_secs(120),
             step_timeout: Duration::from_secs(600),
-            blame_grace: Duration::from_secs(2),
+            blame_grace: Duration::from_millis(300),
             pair_failures: 3,
-            pair_cooldown: Duration::from_secs(600),
-            growth_delay: Duration::from_secs(5),
+            pair_cooldown: Duration::from_secs(60),
+            growth_delay: Duration::from_millis(200),
             queue_limit: 10_000,
         }
     }

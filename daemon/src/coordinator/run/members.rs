@@ -1,9 +1,10 @@
 //! Workers come, fall silent, are drained and go; groups that lose one go on without it.
 
-use super::{Action, Cluster, Fact, MemberState, Worker, note};
+use super::groups::Change;
+use super::{Action, Cluster, Job, Warmth, Worker, note};
 use ptv2_common::error::Explained;
-use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::{Hello, PROTOCOL, ToWorker};
+use ptv2_common::ids::WorkerId;
+use ptv2_common::session::{Attached, Hello, PROTOCOL, Stage, ToWorker};
 use std::time::Duration;
 
 impl Cluster {
@@ -20,24 +21,58 @@ impl Cluster {
             actions.push(Action::Disconnect(id));
             return;
         }
-        // A worker that connects again is taken as new: what it served is formed anew.
-        if self.workers.contains_key(&id) {
-            self.gone(now, &id, "it connected anew", actions);
-        }
-        self.joined += 1;
-        self.workers.insert(
-            id,
-            Worker {
-                hello,
-                order: self.joined,
-                last_heard: now,
-                phase: None,
-                place: None,
-                backbone_loads: 0,
-                draining: false,
-                serving: None,
+        let before = self.workers.remove(&id);
+        let order = before.as_ref().map_or_else(
+            || {
+                self.joined += 1;
+                self.joined
             },
+            |before| before.order,
         );
+        let attached = hello.attached.clone();
+        let worker = Worker {
+            hello,
+            order,
+            last_heard: now,
+            phase: None,
+            place: None,
+            backbone_loads: 0,
+            speed: None,
+            draining: before.as_ref().is_some_and(|before| before.draining),
+            divergences: before.as_ref().map_or(0, |before| before.divergences),
+            holds: None,
+            warmth: Warmth::Cold,
+            serving: None,
+        };
+        self.workers.insert(id.clone(), worker);
+        self.attach(now, &id, attached, actions);
+    }
+
+    /// Takes up a worker's place in its group: after a lost connection, or after the coordinator was
+    /// started again. One that is not in the generation that it should be in has left it.
+    fn attach(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        attached: Option<Attached>,
+        actions: &mut Vec<Action>,
+    ) {
+        let in_group = |job: &&Job| job.group().is_some_and(|group| group.has(id));
+        let Some(job) = self.jobs.values().find(in_group).map(|job| job.record.id.clone()) else {
+            return;
+        };
+        let Some(group) = self.jobs.get_mut(&job).and_then(Job::any_group_mut) else { return };
+        let generation = group.generation;
+        let stage = match attached {
+            Some(own) if own.job == job && own.generation == generation => own.stage,
+            Some(_) | None => Stage::Left,
+        };
+        group.set(now, id, stage.into());
+        if let Some(worker) = self.workers.get_mut(id) {
+            worker.serving = Some((job.clone(), generation));
+        }
+        self.finish_if_all(now, &job, generation, actions);
+        self.reform(now, &job, actions);
     }
 
     pub(super) fn gone(
@@ -48,13 +83,20 @@ impl Cluster {
         actions: &mut Vec<Action>,
     ) {
         let Some(lost) = self.workers.remove(worker) else { return };
+        // Should it come back, it is a newcomer.
+        self.failed_pairs.retain(|(one, other), _| one != worker && other != worker);
         let Some((id, _)) = lost.serving else { return };
-        let group = self.jobs.get(&id).and_then(|job| job.group());
-        if group.is_some_and(|group| group.member(worker).is_some()) {
-            let message = format!("worker {worker} on {} is lost: {why}", lost.hello.host);
-            actions.push(note(&id, "worker_lost", message));
-            self.regroup(now, &id, &[], actions);
+        let Some(group) = self.jobs.get_mut(&id).and_then(Job::any_group_mut) else { return };
+        if !group.has(worker) {
+            return;
         }
+        if group.is_awaited(now) {
+            // Others are still to come: what is left of the group is not known yet.
+            return group.set_unheard(worker);
+        }
+        let message = format!("worker {worker} on {} is lost: {why}", lost.hello.host);
+        actions.push(note(&id, "worker_lost", message));
+        self.regroup(now, &id, (&[], &[]), Change::Broken, actions);
     }
 
     pub(super) fn drain(&mut self, now: Duration, id: &WorkerId, actions: &mut Vec<Action>) {
@@ -67,7 +109,7 @@ impl Cluster {
         actions.push(Action::Tell(id.clone(), ToWorker::Drain));
         if let Some((job, _)) = serving {
             actions.push(note(&job, "worker_drained", format!("worker {id} is drained")));
-            self.regroup(now, &job, &[], actions);
+            self.reform(now, &job, actions);
         }
     }
 
@@ -88,89 +130,8 @@ impl Cluster {
             actions.push(Action::Disconnect(id.clone()));
             self.gone(now, &id, "it was silent for too long", actions);
         }
-        self.reform_broken_groups(now, actions);
+        self.reform_all(now, actions);
         self.failed_pairs
             .retain(|_, (_, last)| now.saturating_sub(*last) < self.limits.pair_cooldown);
-    }
-
-    /// A group whose member left by itself is formed anew: at once when all have left, else when the
-    /// lost peer had its time to show that it is dead.
-    fn reform_broken_groups(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let grace = self.limits.blame_grace;
-        let broken: Vec<JobId> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| {
-                let Some(group) = job.group() else { return false };
-                let left = group.members.iter().filter(|(_, state)| *state == MemberState::Left);
-                let left = left.count();
-                left == group.members.len()
-                    || (left > 0 && now.saturating_sub(group.changed_at) >= grace)
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in broken {
-            self.regroup(now, &id, &[], actions);
-        }
-    }
-
-    /// Starts the next generation with the members that are still there, and `more`; or, with too
-    /// few of them, sends the job back to the queue.
-    pub(super) fn regroup(
-        &mut self,
-        now: Duration,
-        id: &JobId,
-        more: &[WorkerId],
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let Some(group) = job.group() else { return };
-        let mut members: Vec<WorkerId> = group
-            .members
-            .iter()
-            .map(|(worker, _)| worker.clone())
-            .filter(|worker| self.workers.get(worker).is_some_and(|worker| !worker.draining))
-            .collect();
-        members.extend(more.iter().cloned());
-        let dropped = self.part_failed_pairs(&mut members);
-        if members.len() >= job.record.spec.resources.workers.min as usize {
-            for worker in dropped {
-                let message =
-                    format!("worker {worker} leaves: it failed to reach a peer too often");
-                actions.push(note(id, "worker_left_out", message));
-                self.stop_one(id, &worker, actions);
-            }
-            self.launch(now, id, members, actions);
-            return;
-        }
-        self.stop_members(id, true, actions);
-        let message =
-            "too few workers are left; the job waits and resumes from its last checkpoint";
-        actions.push(note(id, "requeued", message.into()));
-        self.record(now, Fact::Requeued { job: id.clone(), error: None }, actions);
-    }
-
-    fn stop_one(&self, id: &JobId, worker: &WorkerId, actions: &mut Vec<Action>) {
-        if let Some(job) = self.jobs.get(id) {
-            let generation = job.generation;
-            let stop = ToWorker::Stop { job: id.clone(), generation, checkpoint: false };
-            actions.push(Action::Tell(worker.clone(), stop));
-        }
-    }
-
-    /// Takes the newer of each pair that failed too often out of a group to be.
-    fn part_failed_pairs(&self, members: &mut Vec<WorkerId>) -> Vec<WorkerId> {
-        let mut dropped = Vec::new();
-        for ((one, other), (failures, _)) in &self.failed_pairs {
-            let both = members.contains(one) && members.contains(other);
-            if *failures < self.limits.pair_failures || !both {
-                continue;
-            }
-            let order = |id: &WorkerId| self.workers.get(id).map_or(u64::MAX, |w| w.order);
-            let newer = if order(one) > order(other) { one } else { other };
-            members.retain(|member| member != newer);
-            dropped.push(newer.clone());
-        }
-        dropped
     }
 }

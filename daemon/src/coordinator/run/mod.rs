@@ -5,6 +5,8 @@
 
 mod events;
 mod facts;
+mod groups;
+mod job;
 mod limits;
 mod members;
 mod reports;
@@ -19,13 +21,14 @@ pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
 pub use limits::Limits;
 
-use ptv2_common::api::Checkpoint;
+use groups::Stopping;
+use job::{Group, Job, MemberState, Phase, Waiting};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use ptv2_common::manifest::{BestMetric, End};
+use ptv2_common::manifest::End;
 use ptv2_common::place::{DevicePhase, Place};
-use ptv2_common::session::{Fingerprint, Hello, Member, Start, ToWorker};
+use ptv2_common::session::Hello;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -45,80 +48,6 @@ pub struct Cluster {
     last_tick: Duration,
 }
 
-/// A job and where it is in its life.
-#[derive(Debug, Clone, PartialEq)]
-struct Job {
-    record: JobRecord,
-    order: u64,
-    submitted_at: Duration,
-    phase: Phase,
-    /// When the phase began.
-    since: Duration,
-    /// The last generation that was started.
-    generation: Generation,
-    features: Option<String>,
-    majority_class: Option<f64>,
-    fingerprint: Option<Fingerprint>,
-    step: u64,
-    epoch: u32,
-    loss: Option<f64>,
-    rows_per_s: Option<f64>,
-    best: Option<BestMetric>,
-    last: Option<BestMetric>,
-    checkpoint: Option<Checkpoint>,
-    tuned_sha256: Option<String>,
-    warnings: Vec<String>,
-    timings: ptv2_common::api::Timings,
-    /// Times in a row that the store failed when a group was to begin.
-    store_failures: u32,
-    staged_at: Option<Duration>,
-    first_started_at: Option<Duration>,
-}
-
-/// A job's life, each state with just what it is valid with.
-#[derive(Debug, Clone, PartialEq)]
-enum Phase {
-    Staging,
-    Queued(Waiting),
-    Running(Group),
-    Succeeded,
-    Failed(Explained),
-    Cancelled,
-}
-
-/// Why a job is in the queue.
-#[derive(Debug, Clone, PartialEq)]
-enum Waiting {
-    /// It has not begun, or someone wants it tried again.
-    New,
-    /// Its group was lost.
-    LostGroup,
-    /// The store did not answer when a group was to begin. It is tried again from this time on.
-    NoStore { error: Explained, until: Duration },
-}
-
-/// The workers that train a job in one generation.
-#[derive(Debug, Clone, PartialEq)]
-struct Group {
-    generation: Generation,
-    /// By rank.
-    members: Vec<(WorkerId, MemberState)>,
-    /// When the last member began, or left, or the generation started.
-    changed_at: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-enum MemberState {
-    /// Told to start, or about to be.
-    Forming,
-    /// Computing.
-    Running,
-    /// Left the generation by itself: a peer is gone for it.
-    Left,
-    /// Through with the job.
-    Finished { tuned_sha256: String },
-}
-
 /// A connected worker.
 #[derive(Debug, Clone, PartialEq)]
 struct Worker {
@@ -129,9 +58,40 @@ struct Worker {
     phase: Option<DevicePhase>,
     place: Option<Place>,
     backbone_loads: u64,
+    /// Cost of slices a second, in the job that it serves or served last.
+    speed: Option<f64>,
     draining: bool,
+    /// How often its state differed from that of most others.
+    divergences: u32,
+    /// The job whose generation it left last, and how far its state of it is.
+    holds: Option<(JobId, Place)>,
+    /// What it has loaded, or is loading, for a group that wants it.
+    warmth: Warmth,
     /// The job and generation that it was told to start and has not yet left.
     serving: Option<(JobId, Generation)>,
+}
+
+/// Whether a worker is ready for a job that runs already: a group does not wait for what it loads.
+#[derive(Debug, Clone, PartialEq)]
+enum Warmth {
+    /// It was not asked.
+    Cold,
+    /// It was told to load a job's backbone and rows.
+    Warming(JobId),
+    /// It has.
+    Warm(JobId),
+    /// It could not.
+    Unfit(JobId),
+}
+
+/// After so many times that its state differed from that of most others, a worker gets no more work.
+const DIVERGENCES: u32 = 2;
+
+impl Worker {
+    /// Whether its memory, or something else of it, is not to be trusted.
+    fn is_suspect(&self) -> bool {
+        self.divergences >= DIVERGENCES
+    }
 }
 
 impl Cluster {
@@ -202,7 +162,7 @@ impl Cluster {
         if job.is_final() {
             return;
         }
-        self.stop_members(id, false, actions);
+        self.stop_members(id, Stopping::FORGET, actions);
         actions.push(note(id, "cancelled", "cancelled by a user".into()));
         self.record(now, Fact::Cancelled { job: id.clone() }, actions);
         self.mark_end(id, End::Cancelled, actions);
@@ -224,7 +184,7 @@ impl Cluster {
         if job.is_final() {
             return;
         }
-        self.stop_members(id, false, actions);
+        self.stop_members(id, Stopping::FORGET, actions);
         actions.push(note(id, "failed", error.to_string()));
         let end = End::Failed(error.clone());
         self.record(now, Fact::Failed { job: id.clone(), error }, actions);
@@ -244,74 +204,6 @@ impl Cluster {
         actions.push(Action::Record(fact));
     }
 
-    /// Ends a job's generation on all its members.
-    fn stop_members(&mut self, id: &JobId, checkpoint: bool, actions: &mut Vec<Action>) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let Phase::Running(group) = &job.phase else { return };
-        for (worker, _) in &group.members {
-            if self.workers.contains_key(worker) {
-                let generation = group.generation;
-                let stop = ToWorker::Stop { job: id.clone(), generation, checkpoint };
-                actions.push(Action::Tell(worker.clone(), stop));
-            }
-        }
-    }
-
-    fn prepared(
-        &self,
-        id: &JobId,
-        generation: Generation,
-        group_key: &str,
-        resume: Option<&String>,
-        actions: &mut Vec<Action>,
-    ) {
-        let Some(job) = self.jobs.get(id) else { return };
-        let (Phase::Running(group), Some(features)) = (&job.phase, &job.features) else { return };
-        if group.generation != generation {
-            return;
-        }
-        let members: Vec<Member> = group
-            .members
-            .iter()
-            .filter_map(|(worker, _)| self.workers.get(worker))
-            .map(|worker| Member {
-                worker: worker.hello.worker.clone(),
-                reduce_address: worker.hello.reduce_address,
-                weight: f64::from(worker.hello.threads),
-            })
-            .collect();
-        for (rank, member) in (0..).zip(&members) {
-            let start = Start {
-                job: job.record.clone(),
-                generation,
-                rank,
-                members: members.clone(),
-                group_key: group_key.to_owned(),
-                features: features.clone(),
-                resume: resume.cloned(),
-            };
-            let message = ToWorker::Start(Box::new(start));
-            actions.push(Action::Tell(member.worker.clone(), message));
-        }
-    }
-
-    /// The store failed while a group was about to begin: the job waits, a while longer each time.
-    fn prepare_failed(
-        &mut self,
-        now: Duration,
-        id: &JobId,
-        generation: Generation,
-        error: Explained,
-        actions: &mut Vec<Action>,
-    ) {
-        if self.current(id) != Some(generation) {
-            return;
-        }
-        self.stop_members(id, true, actions);
-        actions.push(note(id, "requeued", format!("the store does not answer: {error}")));
-        self.record(now, Fact::Requeued { job: id.clone(), error: Some(error) }, actions);
-    }
-
     /// The job of that id.
     pub fn record_of(&self, id: &JobId) -> Option<&JobRecord> {
         self.jobs.get(id).map(|job| &job.record)
@@ -325,80 +217,15 @@ impl Cluster {
             .count()
     }
 
+    /// Whether what a generation did is what was done of the job last: it trains it, or did before the job
+    /// was sent back to the queue.
+    pub fn is_newest(&self, id: &JobId, generation: Generation) -> bool {
+        self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
+    }
+
     /// The limits in effect.
     pub fn limits(&self) -> &Limits {
         &self.limits
-    }
-}
-
-impl Job {
-    fn new(now: Duration, order: u64, record: JobRecord) -> Self {
-        Self {
-            record,
-            order,
-            submitted_at: now,
-            phase: Phase::Staging,
-            since: now,
-            generation: Generation::default(),
-            features: None,
-            majority_class: None,
-            fingerprint: None,
-            step: 0,
-            epoch: 0,
-            loss: None,
-            rows_per_s: None,
-            best: None,
-            last: None,
-            checkpoint: None,
-            tuned_sha256: None,
-            warnings: Vec::new(),
-            timings: ptv2_common::api::Timings::default(),
-            store_failures: 0,
-            staged_at: None,
-            first_started_at: None,
-        }
-    }
-
-    fn is_final(&self) -> bool {
-        match self.phase {
-            Phase::Staging | Phase::Queued(_) | Phase::Running(_) => false,
-            Phase::Succeeded | Phase::Failed(_) | Phase::Cancelled => true,
-        }
-    }
-
-    fn group(&self) -> Option<&Group> {
-        match &self.phase {
-            Phase::Running(group) => Some(group),
-            Phase::Staging
-            | Phase::Queued(_)
-            | Phase::Succeeded
-            | Phase::Failed(_)
-            | Phase::Cancelled => None,
-        }
-    }
-
-    fn group_mut(&mut self, generation: Generation) -> Option<&mut Group> {
-        match &mut self.phase {
-            Phase::Running(group) if group.generation == generation => Some(group),
-            Phase::Staging
-            | Phase::Queued(_)
-            | Phase::Running(_)
-            | Phase::Succeeded
-            | Phase::Failed(_)
-            | Phase::Cancelled => None,
-        }
-    }
-
-    /// Another phase begins.
-    fn enter(&mut self, now: Duration, phase: Phase) {
-        self.phase = phase;
-        self.since = now;
-    }
-}
-
-impl Group {
-    fn member(&self, worker: &WorkerId) -> Option<&MemberState> {
-        self.members.iter().find(|(member, _)| member == worker).map(|(_, state)| state)
     }
 }
 

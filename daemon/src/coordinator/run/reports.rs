@@ -1,12 +1,13 @@
 //! What workers report, and what follows from it.
 
-use super::{Action, Cluster, Fact, MemberState, note};
+use super::groups::Change;
+use super::{Action, Cluster, Fact, Job, MemberState, Warmth, note};
 use crate::clock::millis;
 use ptv2_common::api::{Checkpoint, LogLevel, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::manifest::BestMetric;
-use ptv2_common::place::DevicePhase;
+use ptv2_common::place::{DevicePhase, Place};
 use ptv2_common::session::{FromWorker, LeaveReason, ToWorker};
 use std::time::Duration;
 
@@ -29,10 +30,18 @@ impl Cluster {
                 LogLevel::Info => {}
                 LogLevel::Warn | LogLevel::Error => self.warn(&job, message, actions),
             },
-            FromWorker::Heartbeat { serving, place, phase, phase_age_ms, backbone_loads } => {
+            FromWorker::Heartbeat {
+                serving,
+                place,
+                phase,
+                phase_age_ms,
+                backbone_loads,
+                speed,
+            } => {
                 worker.place = place;
                 worker.phase = Some(phase);
                 worker.backbone_loads = backbone_loads;
+                worker.speed = speed;
                 self.recall(id, serving, actions);
                 if phase_age_ms > millis(self.bound_of(phase)) {
                     let why = format!("its device has been {phase:?} for {phase_age_ms} ms");
@@ -40,10 +49,13 @@ impl Cluster {
                     self.gone(now, id, &why, actions);
                 }
             }
-            FromWorker::Running { job, generation, .. } => {
-                self.set_member(now, &job, generation, id, MemberState::Running);
+            FromWorker::Ready { job, outcome } => self.ready(id, job, outcome, actions),
+            FromWorker::Running { job, generation, place } => {
+                self.running(now, id, &job, (generation, place), actions);
             }
-            FromWorker::Left { job, generation, reason, .. } => {
+            FromWorker::Damaged { error, jobs } => self.damaged(id, &error, &jobs, actions),
+            FromWorker::Left { job, generation, place, reason } => {
+                worker.holds = place.map(|place| (job.clone(), place));
                 self.left(now, id, &job, (generation, reason), actions);
             }
             FromWorker::Progress { job, generation, metrics } => {
@@ -100,7 +112,8 @@ impl Cluster {
             None => !job.is_final(),
         });
         if !is_wanted {
-            let stop = ToWorker::Stop { job, generation, checkpoint: false };
+            let (checkpoint, finish_step) = (false, false);
+            let stop = ToWorker::Stop { job, generation, checkpoint, finish_step };
             actions.push(Action::Tell(id.clone(), stop));
         }
     }
@@ -115,6 +128,48 @@ impl Cluster {
         job.warnings.push(message);
     }
 
+    /// A worker has loaded what a running job needs, or cannot.
+    fn ready(
+        &mut self,
+        id: &WorkerId,
+        job: JobId,
+        outcome: Result<(), Explained>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(worker) = self.workers.get_mut(id) else { return };
+        if worker.warmth != Warmth::Warming(job.clone()) {
+            return; // It was given other work meanwhile.
+        }
+        match outcome {
+            Ok(()) => worker.warmth = Warmth::Warm(job),
+            Err(error) => {
+                worker.warmth = Warmth::Unfit(job.clone());
+                let message = format!("worker {id} cannot join: {error}");
+                self.warn(&job, message, actions);
+            }
+        }
+    }
+
+    /// A member trains. When all do, people are told from where.
+    fn running(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        job_id: &JobId,
+        (generation, place): (Generation, Place),
+        actions: &mut Vec<Action>,
+    ) {
+        self.set_member(now, job_id, generation, id, MemberState::Running);
+        let Some(job) = self.jobs.get_mut(job_id) else { return };
+        let Some(group) = job.group_mut(generation) else { return };
+        if group.is_whole() {
+            let (world, step) = (group.members.len(), place.step);
+            let message = format!("generation {generation} of {world} goes on from step {step}");
+            actions.push(note(job_id, "running", message));
+            job.step = job.step.max(step);
+        }
+    }
+
     fn set_member(
         &mut self,
         now: Duration,
@@ -124,13 +179,8 @@ impl Cluster {
         state: MemberState,
     ) {
         let group = self.jobs.get_mut(job).and_then(|job| job.group_mut(generation));
-        let Some(group) = group else { return };
-        let member = group.members.iter_mut().find(|(member, _)| member == worker);
-        if let Some((_, known)) = member
-            && known.may_become(&state)
-        {
-            *known = state;
-            group.changed_at = now;
+        if let Some(group) = group {
+            group.set(now, worker, state);
         }
     }
 
@@ -143,8 +193,7 @@ impl Cluster {
         actions: &mut Vec<Action>,
     ) {
         let group = self.jobs.get(job).and_then(|job| job.group());
-        let member_state = |id: &WorkerId| group.and_then(|group| group.member(id));
-        if member_state(id).is_none() {
+        if !group.is_some_and(|group| group.has(id)) {
             // The job has ended or goes on without this worker, which is now free.
             if let Some(worker) = self.workers.get_mut(id)
                 && worker.serving.as_ref().is_some_and(|(of, at)| of == job && *at <= generation)
@@ -153,21 +202,96 @@ impl Cluster {
             }
             return;
         }
-        if group.is_some_and(|group| group.generation != generation) {
-            return; // It left an older generation on its way into the current one.
+        let Some(newest) = group.map(|group| group.generation) else { return };
+        if newest == generation {
+            self.set_member(now, job, generation, id, MemberState::Left);
         }
-        if let LeaveReason::PeerLost { peer, detail } = &reason {
-            let message = format!("worker {id} lost worker {peer}: {detail}");
-            actions.push(note(job, "peer_lost", message));
-            // The other side of the same failure does not count again.
-            if member_state(peer) != Some(&MemberState::Left) {
-                let pair = if id < peer { (id, peer) } else { (peer, id) };
-                let pair = (pair.0.clone(), pair.1.clone());
-                let failures = self.failed_pairs.entry(pair).or_insert((0, now));
-                *failures = (failures.0 + 1, now);
+        match reason {
+            LeaveReason::Stopped => {}
+            LeaveReason::PeerLost { peer, silent, detail } => {
+                let message = format!("worker {id} lost worker {peer}: {detail}");
+                actions.push(note(job, "peer_lost", message));
+                if silent && self.is_late(now, &peer) {
+                    // Both miss it: it is stopped, or cut off from everyone.
+                    actions.push(Action::Disconnect(peer.clone()));
+                    let why = "its peers and the coordinator miss its signs of life";
+                    return self.gone(now, &peer, why, actions);
+                }
+                self.blame(now, id, (job, generation), (&peer, silent), actions);
+            }
+            LeaveReason::Diverged { own, detail } => {
+                self.diverged(id, job, (own, detail), actions);
             }
         }
-        self.set_member(now, job, generation, id, MemberState::Left);
+        self.reform(now, job, actions);
+    }
+
+    /// The ranks' states differed; `own` says whether this worker's is the one that differs from most.
+    fn diverged(
+        &mut self,
+        id: &WorkerId,
+        job: &JobId,
+        (own, detail): (bool, String),
+        actions: &mut Vec<Action>,
+    ) {
+        actions.push(note(job, "diverged", format!("worker {id}: {detail}")));
+        let Some(worker) = self.workers.get_mut(id).filter(|_| own) else { return };
+        worker.divergences += 1;
+        let message = format!(
+            "the state on worker {id} ({}) differed from that of most others; have its memory tested",
+            worker.hello.host
+        );
+        self.warn(job, message, actions);
+    }
+
+    /// Whether a worker's last heartbeat should have come some time ago.
+    fn is_late(&self, now: Duration, id: &WorkerId) -> bool {
+        let late = self.limits.heartbeat_timeout * 2 / 5;
+        self.workers.get(id).is_some_and(|worker| now.saturating_sub(worker.last_heard) > late)
+    }
+
+    /// Remembers that two workers, of which both are well with the coordinator, lost each other. The
+    /// other side of the same failure does not count again.
+    fn blame(
+        &mut self,
+        now: Duration,
+        id: &WorkerId,
+        (job, generation): (&JobId, Generation),
+        (peer, silent): (&WorkerId, bool),
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(group) = self.jobs.get_mut(job).and_then(Job::any_group_mut) else { return };
+        if group.generation != generation {
+            // What it missed in a generation that has a planned successor, it will miss there, too.
+            if silent && group.generation == generation.next() && group.has(peer) {
+                self.count_failure(now, id, peer, silent);
+                self.regroup(now, job, (&[], &[]), Change::Broken, actions);
+            }
+            return;
+        }
+        if !silent {
+            group.lost.insert(peer.clone());
+        }
+        let has_left = group.member(peer).is_some_and(|state| *state == MemberState::Left);
+        if silent || !has_left {
+            self.count_failure(now, id, peer, silent);
+        }
+    }
+
+    /// A worker found that frozen weights had changed in its memory. When is not known, so every job
+    /// that it computed for since it last looked is in doubt.
+    fn damaged(
+        &mut self,
+        id: &WorkerId,
+        error: &Explained,
+        jobs: &[JobId],
+        actions: &mut Vec<Action>,
+    ) {
+        let host = self.workers.get(id).map_or("", |worker| worker.hello.host.as_str()).to_owned();
+        for job in jobs {
+            let message = format!("its result is in doubt: worker {id} ({host}): {error}");
+            self.warn(job, message, actions);
+        }
     }
 
     fn progressed(
@@ -178,13 +302,14 @@ impl Cluster {
         metrics: Vec<MetricsRow>,
         actions: &mut Vec<Action>,
     ) {
-        if self.current(id) != Some(generation) {
+        if !self.is_newest(id, generation) {
             return;
         }
         for row in metrics {
             let Some(job) = self.jobs.get_mut(id) else { return };
             match row {
                 MetricsRow::Step(step) => {
+                    job.reported = job.reported.max(step.step);
                     job.step = job.step.max(step.step);
                     job.epoch = step.epoch;
                     job.loss = Some(step.loss);
@@ -198,6 +323,9 @@ impl Cluster {
                         );
                     }
                 }
+                // One that was reported before, by a rank 0 that was lost, or over a lost connection.
+                MetricsRow::Evaluation(row)
+                    if job.last.as_ref().is_some_and(|last| row.step <= last.step) => {}
                 MetricsRow::Evaluation(row) => {
                     let name = job.record.best_metric.clone();
                     let Some(value) = row.values.get(&name).copied() else { continue };
@@ -221,6 +349,9 @@ impl Cluster {
     ) {
         match outcome {
             Ok(checkpoint) => {
+                if let Some(job) = self.jobs.get_mut(id) {
+                    job.storage = None;
+                }
                 // Readers of the store decide by manifests; the journal only remembers the newest.
                 if self.jobs.get(id).is_some_and(|job| job.generation == generation) {
                     actions.push(note(
@@ -233,11 +364,15 @@ impl Cluster {
             }
             Err(error) => {
                 self.warn(id, format!("a checkpoint could not be written: {error}"), actions);
+                if let Some(job) = self.jobs.get_mut(id) {
+                    let since = job.storage.take().map_or(now, |(since, _)| since);
+                    job.storage = Some((since, error));
+                }
             }
         }
     }
 
-    fn finish_if_all(
+    pub(super) fn finish_if_all(
         &mut self,
         now: Duration,
         id: &JobId,
@@ -269,17 +404,6 @@ impl Cluster {
             }
             let release = ToWorker::Release { job: id.clone(), generation };
             actions.push(Action::Tell(worker, release));
-        }
-    }
-}
-
-impl MemberState {
-    /// A member's life goes one way, in whatever order its reports come.
-    fn may_become(&self, next: &Self) -> bool {
-        match self {
-            Self::Forming => true,
-            Self::Running => *next != Self::Forming,
-            Self::Left | Self::Finished { .. } => false,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Which job gets which workers.
 
-use super::{Action, Cluster, Fact, Job, MemberState, Phase, Waiting, note};
+use super::groups::{Change, Stopping};
+use super::{Action, Cluster, Fact, Group, Job, Phase, Waiting, Warmth, note};
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::Fingerprint;
+use ptv2_common::place::Place;
+use ptv2_common::session::{Fingerprint, ToWorker, Warm};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,13 +13,16 @@ impl Cluster {
     /// Starts what can be started, by priority, then age; then lets running groups grow.
     pub(super) fn schedule(&mut self, now: Duration, actions: &mut Vec<Action>) {
         for id in self.queue(now) {
-            let free = self.free_workers();
+            let mut free = self.free_workers();
+            for workers in free.values_mut() {
+                workers.sort_by_key(|worker| Reverse(self.held_by(worker, &id)));
+            }
             let Some(job) = self.jobs.get(&id) else { continue };
             if let Some(members) = choose(job, &free) {
-                self.launch(now, &id, members, actions);
+                self.launch(now, &id, members, Change::Broken, actions);
             } else {
                 // A younger job does not overtake: the one in front would wait for ever.
-                return;
+                return self.preempt(now, &id, actions);
             }
         }
         self.grow(now, actions);
@@ -27,7 +32,7 @@ impl Cluster {
     /// due yet is in nobody's way.
     pub(super) fn queue(&self, now: Duration) -> Vec<JobId> {
         let is_due = |job: &&Job| match &job.phase {
-            Phase::Queued(Waiting::New | Waiting::LostGroup) => true,
+            Phase::Queued(Waiting::New | Waiting::LostGroup | Waiting::Preempted { .. }) => true,
             Phase::Queued(Waiting::NoStore { until, .. }) => now >= *until,
             Phase::Staging
             | Phase::Running(_)
@@ -44,7 +49,8 @@ impl Cluster {
     pub(super) fn free_workers(&self) -> BTreeMap<Fingerprint, Vec<WorkerId>> {
         let mut free: BTreeMap<Fingerprint, Vec<(u64, WorkerId)>> = BTreeMap::new();
         for (id, worker) in &self.workers {
-            if worker.serving.is_none() && worker.phase.is_some() && !worker.draining {
+            let is_free = worker.serving.is_none() && worker.phase.is_some();
+            if is_free && !worker.draining && !worker.is_suspect() {
                 let fingerprint = worker.hello.fingerprint.clone();
                 free.entry(fingerprint).or_default().push((worker.order, id.clone()));
             }
@@ -57,12 +63,19 @@ impl Cluster {
             .collect()
     }
 
+    /// How far a worker's state of a job is, where it left one: who is furthest is the first choice.
+    fn held_by(&self, worker: &WorkerId, job: &JobId) -> Option<Place> {
+        let (held, place) = self.workers.get(worker)?.holds.as_ref()?;
+        (held == job).then_some(*place)
+    }
+
     /// Starts a generation of a job on these workers, by rank.
     pub(super) fn launch(
         &mut self,
         now: Duration,
         id: &JobId,
         members: Vec<WorkerId>,
+        change: Change,
         actions: &mut Vec<Action>,
     ) {
         let Some(job) = self.jobs.get(id) else { return };
@@ -79,6 +92,7 @@ impl Cluster {
         for worker in &members {
             if let Some(worker) = self.workers.get_mut(worker) {
                 worker.serving = Some((id.clone(), generation));
+                worker.warmth = Warmth::Cold;
             }
         }
         let names: Vec<String> = members.iter().map(ToString::to_string).collect();
@@ -86,49 +100,159 @@ impl Cluster {
         actions.push(note(id, "generation", message));
         let fact = Fact::Started { job: id.clone(), generation, members, fingerprint };
         self.record(now, fact, actions);
+        if let Some(group) = self.jobs.get_mut(id).and_then(|job| job.group_mut(generation)) {
+            group.finish_step = change == Change::Planned;
+        }
         actions.push(Action::Prepare(id.clone(), generation));
     }
 
-    /// Gives free workers to running groups that want more and have been whole for a while.
+    /// Gives free workers to running groups that want more and have been whole for a while. First they
+    /// load what the job needs, while the group trains on; then the group takes them in.
     fn grow(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let delay = self.limits.growth_delay;
-        let candidates: Vec<JobId> = self
-            .jobs
-            .iter()
-            .filter(|(_, job)| {
-                let Some(group) = job.group() else { return false };
-                let whole = group.members.iter().all(|(_, state)| *state == MemberState::Running);
-                whole
+        let wants_more = |job: &Job| {
+            job.group().is_some_and(|group| {
+                group.is_whole()
                     && now.saturating_sub(group.changed_at) >= delay
                     && group.members.len() < most(job)
             })
-            .map(|(id, _)| id.clone())
-            .collect();
+        };
+        let candidates: Vec<JobId> =
+            self.jobs.iter().filter(|(_, job)| wants_more(job)).map(|(id, _)| id.clone()).collect();
         for id in candidates {
-            let free = self.free_workers();
-            let Some(job) = self.jobs.get(&id) else { continue };
-            let Some(group) = job.group() else { continue };
-            let room = most(job) - group.members.len();
-            let more: Vec<WorkerId> = job
-                .fingerprint
-                .as_ref()
-                .and_then(|fingerprint| free.get(fingerprint))
-                .map(|free| free.iter().take(room).cloned().collect())
-                .unwrap_or_default();
-            let failed = more
-                .iter()
-                .any(|new| group.members.iter().any(|(old, _)| self.failed_too_often(new, old)));
-            if !more.is_empty() && !failed {
-                self.regroup(now, &id, &more, actions);
+            let Some(group) = self.jobs.get(&id).and_then(|job| job.group()) else { continue };
+            let present: Vec<WorkerId> = group.members.iter().map(|(id, _)| id.clone()).collect();
+            let more = self.newcomers(&id, &present);
+            let is_warm = |worker: &WorkerId| {
+                self.workers.get(worker).is_some_and(|it| it.warmth == Warmth::Warm(id.clone()))
+            };
+            let (warm, cold): (Vec<WorkerId>, Vec<WorkerId>) =
+                more.into_iter().partition(|worker| is_warm(worker));
+            for worker in cold {
+                self.warm_up(&id, &worker, actions);
+            }
+            if !warm.is_empty() {
+                self.regroup(now, &id, (&warm, &[]), Change::Planned, actions);
             }
         }
     }
 
-    fn failed_too_often(&self, one: &WorkerId, other: &WorkerId) -> bool {
-        let pair = if one < other { (one, other) } else { (other, one) };
-        self.failed_pairs
-            .get(&(pair.0.clone(), pair.1.clone()))
-            .is_some_and(|(failures, _)| *failures >= self.limits.pair_failures)
+    /// Free workers that a job has room for beside its present members, can use, and that these reach.
+    pub(super) fn newcomers(&self, id: &JobId, present: &[WorkerId]) -> Vec<WorkerId> {
+        let Some(job) = self.jobs.get(id) else { return Vec::new() };
+        let room = most(job).saturating_sub(present.len());
+        let free = self.free_workers();
+        let alike = job.fingerprint.as_ref().and_then(|fingerprint| free.get(fingerprint));
+        let unfit = Warmth::Unfit(id.clone());
+        let fits = |new: &&WorkerId| {
+            self.workers.get(*new).is_some_and(|worker| worker.warmth != unfit)
+                && !present.iter().any(|old| self.failed_too_often(new, old))
+        };
+        alike.into_iter().flatten().filter(fits).take(room).cloned().collect()
+    }
+
+    /// Has a free worker load what a job needs.
+    fn warm_up(&mut self, id: &JobId, worker: &WorkerId, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let (Some(features), Some(known)) = (&job.features, self.workers.get_mut(worker)) else {
+            return;
+        };
+        if matches!(known.warmth, Warmth::Warming(_)) {
+            return;
+        }
+        known.warmth = Warmth::Warming(id.clone());
+        let warm = Warm { job: job.record.clone(), features: features.clone() };
+        actions.push(Action::Tell(worker.clone(), ToWorker::Warm(Box::new(warm))));
+    }
+
+    /// A job that waits takes workers from running jobs of lower priority, as they finish a step: first
+    /// those that a group can do without, then whole groups, of the lowest priority and the youngest
+    /// first. Who is to leave is waited for.
+    fn preempt(&mut self, now: Duration, id: &JobId, actions: &mut Vec<Action>) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let min = job.record.spec.resources.workers.min as usize;
+        let priority = job.record.spec.resources.priority;
+        let mut coming: BTreeMap<Fingerprint, usize> = BTreeMap::new();
+        for worker in self.workers.values().filter(|it| !it.draining && !it.is_suspect()) {
+            let is_leaving = worker.serving.as_ref().is_some_and(|(job, _)| {
+                let group = self.jobs.get(job).and_then(|job| job.group());
+                !group.is_some_and(|group| group.has(&worker.hello.worker))
+            });
+            if is_leaving || (worker.serving.is_none() && worker.phase.is_some()) {
+                *coming.entry(worker.hello.fingerprint.clone()).or_default() += 1;
+            }
+        }
+        if coming.values().any(|count| *count >= min) {
+            return;
+        }
+        let mut victims: Vec<&Job> = self
+            .jobs
+            .values()
+            .filter(|job| job.record.spec.resources.priority < priority)
+            .filter(|job| job.group().is_some_and(|group| !group.is_awaited(now)))
+            .collect();
+        victims.sort_by_key(|job| (job.record.spec.resources.priority, Reverse(job.order)));
+        let mut takeable = coming.clone();
+        for victim in &victims {
+            if let (Some(group), Some(fingerprint)) = (victim.group(), &victim.fingerprint) {
+                *takeable.entry(fingerprint.clone()).or_default() += group.members.len();
+            }
+        }
+        let own = job.fingerprint.as_ref().filter(|own| takeable.get(own) >= Some(&min));
+        let most = takeable.iter().max_by_key(|(_, count)| **count).map(|(found, _)| found);
+        let Some(fingerprint) = own.or(most).filter(|it| takeable.get(it) >= Some(&min)) else {
+            return;
+        };
+        let needed = min - coming.get(fingerprint).copied().unwrap_or(0);
+        let victims: Vec<JobId> = victims
+            .iter()
+            .filter(|job| job.fingerprint.as_ref() == Some(fingerprint))
+            .map(|job| job.record.id.clone())
+            .collect();
+        self.take_from(now, id, &victims, needed, actions);
+    }
+
+    fn take_from(
+        &mut self,
+        now: Duration,
+        id: &JobId,
+        victims: &[JobId],
+        mut needed: usize,
+        actions: &mut Vec<Action>,
+    ) {
+        let mut parked = Vec::new();
+        for victim in victims {
+            let Some(job) = self.jobs.get(victim) else { continue };
+            let Some(group) = job.group() else { continue };
+            let min = job.record.spec.resources.workers.min as usize;
+            let (spare, count) = (group.members.len().saturating_sub(min), group.members.len());
+            let takes = spare.min(needed);
+            if takes == 0 {
+                parked.push((victim.clone(), count));
+                continue;
+            }
+            let fewer: Vec<WorkerId> =
+                group.members[count - takes..].iter().map(|(worker, _)| worker.clone()).collect();
+            needed -= takes;
+            parked.push((victim.clone(), count - takes));
+            actions.push(note(victim, "preempted", format!("{id} takes {takes} of its workers")));
+            self.regroup(now, victim, (&[], &fewer), Change::Planned, actions);
+        }
+        for (victim, count) in parked {
+            if needed == 0 {
+                return;
+            }
+            needed = needed.saturating_sub(count);
+            let whole =
+                self.jobs.get(&victim).and_then(|job| job.group()).is_some_and(Group::is_whole);
+            let change = if whole { Change::Planned } else { Change::Broken };
+            self.stop_members(&victim, Stopping::park(change), actions);
+            let message = format!("parked: {id}, of higher priority, takes its workers");
+            actions.push(note(&victim, "preempted", message));
+            let preempted_by = Some(id.clone());
+            let fact = Fact::Requeued { job: victim, error: None, preempted_by };
+            self.record(now, fact, actions);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Cluster, Job, MemberState, Phase, Waiting};
 use crate::clock::millis;
-use ptv2_common::api::{JobState, JobStatus, Reason, WorkerStatus};
+use ptv2_common::api::{JobState, JobStatus, Reason, StorageBehind, WorkerStatus};
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::place::DevicePhase;
 use std::time::Duration;
@@ -93,6 +93,10 @@ impl Cluster {
             rows_per_s: job.rows_per_s,
             timings: job.timings.clone(),
             plan: record.plan.clone(),
+            storage_behind: job.storage.as_ref().map(|(since, error)| StorageBehind {
+                since_unix_ms: millis(*since),
+                error: error.clone(),
+            }),
             warnings: job.warnings.clone(),
             submitted_unix_ms: record.submitted_unix_ms,
         }
@@ -104,7 +108,7 @@ impl Cluster {
             Phase::Queued(waiting) => Some(self.why_queued(now, job, waiting)),
             Phase::Running(group) => {
                 let forming = |state: &MemberState| match state {
-                    MemberState::Forming | MemberState::Left => true,
+                    MemberState::Unheard | MemberState::Forming | MemberState::Left => true,
                     MemberState::Running | MemberState::Finished { .. } => false,
                 };
                 let waiting = group.members.iter().filter(|(_, state)| forming(state)).count();
@@ -117,8 +121,12 @@ impl Cluster {
     }
 
     fn why_queued(&self, now: Duration, job: &Job, waiting: &Waiting) -> Reason {
-        if let Waiting::NoStore { error, .. } = waiting {
-            return Reason::StoreUnavailable { error: error.clone() };
+        match waiting {
+            Waiting::NoStore { error, .. } => {
+                return Reason::StoreUnavailable { error: error.clone() };
+            }
+            Waiting::Preempted { by } => return Reason::Preempted { by: by.to_string() },
+            Waiting::New | Waiting::LostGroup => {}
         }
         let queue = self.queue(now);
         let ahead = queue.iter().take_while(|id| **id != job.record.id).count();
@@ -164,6 +172,9 @@ fn words(reason: &Reason) -> String {
         Reason::LostWorkers { needed } => {
             format!("its group was lost, and it needs {}", workers(*needed))
         }
+        Reason::Preempted { by } => {
+            format!("{by}, of higher priority, took its workers; its state is in the store")
+        }
         Reason::StoreUnavailable { error } => format!("the artifact store fails: {error}"),
         Reason::Succeeded => "all its steps are done".into(),
         Reason::Failed { error } => error.to_string(),
@@ -187,6 +198,10 @@ fn remedy(reason: &Reason, job: &Job) -> Option<String> {
         }
         Reason::LostWorkers { .. } => {
             "start workers (`ptv2d worker`); it goes on from its last checkpoint".into()
+        }
+        Reason::Preempted { .. } => {
+            "more workers (`ptv2d worker`); or it goes on by itself when the other job has ended"
+                .into()
         }
         Reason::StoreUnavailable { .. } => {
             "see that the store is reachable and has room; it is tried again by itself".into()

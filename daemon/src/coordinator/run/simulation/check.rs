@@ -1,9 +1,11 @@
 //! What must hold whatever happens. The checker keeps its own view of the jobs, from the journal alone.
 
+use super::store::Store;
+use super::training::mix;
 use super::{Action, Event, Fact};
-use crate::coordinator::run::simulation::store::Store;
 use ptv2_common::api::{JobState, JobStatus};
 use ptv2_common::ids::{Generation, JobId, WorkerId};
+use ptv2_common::job::JobRecord;
 use ptv2_common::session::{FromWorker, ToWorker};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -25,6 +27,16 @@ struct Known {
     state: State,
     generation: Generation,
     workers: Range<usize>,
+    /// What it must end with.
+    tuned_sha256: String,
+}
+
+/// Who has applied a step in a generation, of those who still hold the job.
+#[derive(Debug, Clone, Default)]
+struct Applied {
+    workers: BTreeSet<WorkerId>,
+    /// Whether all of the generation have.
+    is_whole: bool,
 }
 
 /// The jobs as the journal tells of them.
@@ -35,6 +47,10 @@ pub(super) struct Checker {
     acknowledged: BTreeSet<JobId>,
     /// Kind of each worker there ever was.
     kinds: BTreeMap<WorkerId, String>,
+    /// Who has applied a job's step, by generation, since it last went back to the store.
+    applied: BTreeMap<(JobId, u64), BTreeMap<Generation, Applied>>,
+    /// The step of each job's newest checkpoint.
+    published: BTreeMap<JobId, u64>,
 }
 
 impl Checker {
@@ -46,15 +62,6 @@ impl Checker {
     pub(super) fn current(&self, job: &JobId) -> Option<Generation> {
         let known = self.jobs.get(job)?;
         matches!(known.state, State::Running(_)).then_some(known.generation)
-    }
-
-    /// A coordinator that starts again takes every group of before for lost.
-    pub(super) fn restarted(&mut self) {
-        for known in self.jobs.values_mut() {
-            if matches!(known.state, State::Running(_)) {
-                known.state = State::Waiting;
-            }
-        }
     }
 
     pub(super) fn all_ended(&self) -> bool {
@@ -97,18 +104,24 @@ impl Checker {
             let most = asked.max.min(record.plan.slices) as usize;
             let workers = asked.min as usize..most + 1;
             let generation = Generation::default();
-            let known = Known { state: State::Waiting, generation, workers };
+            let tuned_sha256 = format!("{:016x}", undisturbed(record));
+            let known = Known { state: State::Waiting, generation, workers, tuned_sha256 };
             if self.jobs.insert(record.id.clone(), known).is_some() {
                 return Err(format!("{} was submitted twice", record.id));
             }
             return Ok(());
         }
         self.check_members(fact)?;
+        // Who holds its state may be given other work.
+        if matches!(fact, Fact::Requeued { .. } | Fact::Failed { .. } | Fact::Cancelled { .. }) {
+            self.goes_back(fact.job());
+        }
         let Some(known) = self.jobs.get_mut(fact.job()) else {
             return Err(format!("the journal does not know the job of {fact:?}"));
         };
         let next = match fact {
-            Fact::Staged { .. } | Fact::Requeued { .. } => State::Waiting,
+            Fact::Staged { .. } => State::Waiting,
+            Fact::Requeued { .. } => State::Waiting,
             Fact::Started { generation, members, .. } => {
                 if *generation <= known.generation {
                     return Err(format!(
@@ -120,7 +133,12 @@ impl Checker {
                 known.generation = *generation;
                 State::Running(members.clone())
             }
-            Fact::Succeeded { .. } => State::Succeeded,
+            Fact::Succeeded { tuned_sha256, .. } => {
+                if *tuned_sha256 != known.tuned_sha256 {
+                    return Err(format!("{} succeeded with another state", fact.job()));
+                }
+                State::Succeeded
+            }
             Fact::Failed { .. } => State::Failed,
             Fact::Cancelled { .. } => State::Cancelled,
             Fact::Retried { .. } => {
@@ -167,7 +185,8 @@ impl Checker {
     /// A message is sent.
     pub(super) fn told(&self, message: &ToWorker) -> Check {
         let ToWorker::Start(start) = message else { return Ok(()) };
-        if self.current(&start.job.id) == Some(start.generation) {
+        // The same decision may have ended it again: its members hear of that next.
+        if self.jobs.get(&start.job.id).is_some_and(|it| it.generation >= start.generation) {
             return Ok(());
         }
         Err(format!(
@@ -232,6 +251,65 @@ impl Checker {
         Ok(())
     }
 
+    /// A rank applies a step. Once all of the generation that trains the job have, the step is done: no
+    /// other generation with one of them in it does it again, unless the job went back to the queue, or
+    /// to the store. What a generation does that was superseded is nobody's.
+    pub(super) fn committed(
+        &mut self,
+        (job, step): (&JobId, u64),
+        generation: Generation,
+        (worker, world): (&WorkerId, usize),
+    ) -> Check {
+        if self.current(job) != Some(generation) {
+            return Ok(());
+        }
+        let applied = self.applied.entry((job.clone(), step)).or_default();
+        let own = applied.entry(generation).or_default();
+        own.workers.insert(worker.clone());
+        own.is_whole |= own.workers.len() == world;
+        let own = own.clone();
+        for (other, done) in applied.iter().filter(|(other, _)| **other != generation) {
+            if own.is_whole && done.is_whole && !own.workers.is_disjoint(&done.workers) {
+                return Err(format!(
+                    "generations {other} and {generation} both did step {step} of {job}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A worker gives up what it holds of a job.
+    pub(super) fn forgets(&mut self, worker: &WorkerId, job: &JobId) {
+        let of_job = self.applied.iter_mut().filter(|((of, _), _)| of == job);
+        for done in of_job.flat_map(|(_, generations)| generations.values_mut()) {
+            done.workers.remove(worker);
+        }
+    }
+
+    /// A job begins from the store, or anew: what was done after that may be done again.
+    pub(super) fn goes_back(&mut self, job: &JobId) {
+        self.applied.retain(|(of, _), _| of != job);
+    }
+
+    /// Something was put into the store: what people see of it never goes back.
+    pub(super) fn published(&mut self, store: &Store, job: &JobId) -> Check {
+        let newest = store.newest(job, true).map_or(0, |(step, _)| step);
+        let before = self.published.insert(job.clone(), newest).unwrap_or(0);
+        if newest >= before {
+            return Ok(());
+        }
+        Err(format!("the newest checkpoint of {job} was of step {before}, and is of step {newest}"))
+    }
+
+    /// A rank is through with a job: whatever happened on the way, the state is the one that an
+    /// undisturbed run ends with.
+    pub(super) fn finished(&self, record: &JobRecord, state: u64) -> Check {
+        if state == undisturbed(record) {
+            return Ok(());
+        }
+        Err(format!("{} ended with another state than an undisturbed run", record.id))
+    }
+
     /// A rank applies a step: each slice of it was counted once.
     pub(super) fn applied(
         &self,
@@ -246,6 +324,11 @@ impl Checker {
         }
         Err(format!("step {step} of {job} counts slices {counted:?} of {slices}"))
     }
+}
+
+/// The state that a job ends with when nothing goes wrong.
+fn undisturbed(record: &JobRecord) -> u64 {
+    (0..record.plan.total_steps).fold(1, |state, step| mix(&record.id, step, state))
 }
 
 impl State {
@@ -267,6 +350,8 @@ fn report_of(message: &FromWorker) -> Option<(&JobId, Generation)> {
         | FromWorker::JobFailed { job, generation, .. } => Some((job, *generation)),
         FromWorker::Hello(_)
         | FromWorker::Heartbeat { .. }
+        | FromWorker::Ready { .. }
+        | FromWorker::Damaged { .. }
         | FromWorker::Left { .. }
         | FromWorker::Log { .. }
         | FromWorker::Draining => None,

@@ -7,7 +7,7 @@ use super::{Action, Cluster, Event, Fact, Limits, Recorded};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::manifest::checkpoint_key;
-use ptv2_common::session::FromWorker;
+use ptv2_common::session::{FromWorker, ToWorker};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -61,9 +61,10 @@ impl World {
     pub(super) fn start_coordinator(&mut self) -> Check {
         let last = self.journal.last().map_or(Duration::ZERO, |(at, _)| *at);
         let wall = WALL + self.now + millis(self.rng.u64(0..7_200_000)) - millis(3_600_000);
-        let (cluster, unstaged) = Cluster::replay(limits(), self.journal.iter().cloned());
+        let clock_at_start = wall.max(last);
+        let facts = self.journal.iter().cloned();
+        let (cluster, unstaged) = Cluster::replay(limits(), clock_at_start, facts);
         self.lives += 1;
-        self.check.restarted();
         self.note(|| format!("the coordinator starts with {} facts", self.journal.len()));
         self.coordinator = Some(Coordinator {
             cluster,
@@ -71,7 +72,7 @@ impl World {
             connections: BTreeMap::new(),
             stalled_until: Duration::ZERO,
             started: self.now,
-            clock_at_start: wall.max(last),
+            clock_at_start,
         });
         for job in unstaged {
             self.stage(job);
@@ -113,6 +114,7 @@ impl World {
         }
         self.check.decided(&event, &actions)?;
         let death = self.death(&actions);
+        let report = self.hearing.take();
         if matches!(death, Some(Death::BeforeJournal)) {
             self.kill_coordinator();
             return Ok(());
@@ -126,6 +128,9 @@ impl World {
                 self.check.recorded(fact)?;
                 self.journal.push((now, fact.clone()));
             }
+        }
+        if let Some((worker, seq)) = report {
+            self.reported.insert(worker, seq);
         }
         let acted = match death {
             Some(Death::BeforeJournal | Death::AfterJournal) => 0,
@@ -150,6 +155,10 @@ impl World {
             _ => ("died amidst its actions", Death::Amidst(self.rng.usize(0..=actions.len()))),
         };
         self.count(kind);
+        let starts = |action: &Action| matches!(action, Action::Record(Fact::Started { .. }));
+        if actions.iter().any(starts) {
+            self.count("died in a change of generation");
+        }
         Some(death)
     }
 
@@ -220,8 +229,19 @@ impl World {
         Ok(())
     }
 
-    /// A worker's message arrives, over a connection that may have been superseded.
-    pub(super) fn hear(&mut self, worker: WorkerId, connection: u64, message: FromWorker) -> Check {
+    /// A worker's message arrives, over a connection that may have been superseded. A report counts once.
+    pub(super) fn hear(
+        &mut self,
+        worker: WorkerId,
+        (connection, seq): (u64, Option<u64>),
+        message: FromWorker,
+    ) -> Check {
+        if self.coordinator.is_none() {
+            return Ok(());
+        }
+        if !matches!(message, FromWorker::Heartbeat { .. } | FromWorker::Progress { .. }) {
+            self.note(|| format!("{worker} says {seq:?} {}", brief(&message)));
+        }
         let Some(coordinator) = &mut self.coordinator else { return Ok(()) };
         if let FromWorker::Hello(hello) = message {
             coordinator.connections.insert(worker, connection);
@@ -230,7 +250,17 @@ impl World {
         if coordinator.connections.get(&worker) != Some(&connection) {
             return Ok(());
         }
-        self.decide(Event::Said(worker, Box::new(message)))
+        let known = self.reported.get(&worker).copied().unwrap_or(0);
+        let is_new = seq.is_none_or(|seq| seq > known);
+        if is_new || message.bears_repeating() {
+            self.hearing = seq.filter(|_| is_new).map(|seq| (worker.clone(), seq));
+            self.decide(Event::Said(worker.clone(), Box::new(message)))?;
+        }
+        if let (Some(seq), true) = (seq, self.coordinator.is_some()) {
+            let message = Box::new(ToWorker::Taken { seq: seq.max(known) });
+            self.send((connection, false), Happening::Told { worker, connection, message });
+        }
+        Ok(())
     }
 
     /// A connection's end is seen.
@@ -270,8 +300,8 @@ impl World {
 }
 
 /// The beginning tells it all.
-fn brief(fact: &Fact) -> String {
-    format!("{fact:?}").chars().take(120).collect()
+pub(super) fn brief(what: &impl std::fmt::Debug) -> String {
+    format!("{what:?}").chars().take(120).collect()
 }
 
 /// The journal's content.

@@ -1,18 +1,24 @@
 //! The coordinator's decisions under simulation: the very [`Cluster`] that the daemon links, with
 //! simulated workers, clients, network, store, disk and clock around it.
 //!
-//! A seed is a life: jobs are submitted, cancelled and tried again; workers join, crash, hang, are
-//! stopped, drained and cut off; messages come late, twice, out of order or never; the coordinator dies
-//! before, between and after its journal's writes. After a while everything is healed, and every job
-//! must come to its end. [`check::Checker`] watches all of it.
+//! A seed is a life: jobs are submitted, cancelled and tried again; workers join, crash in the midst of
+//! whatever they do, hang, are stopped and drained; paths carry nothing, in one direction or both;
+//! messages come late, twice, out of order or never; the coordinator dies before, between and after its
+//! journal's writes. After a while everything is healed but for a flipped bit, and every job must come to
+//! its end, with the state of an undisturbed run. [`check::Checker`] watches all of it. A worker's orders,
+//! reports and votes are the very code of [`crate::protocol`], which the real worker performs.
 //!
 //! One seed again, with what happened: `PTV2_SEED=17 cargo test --workspace simulation::one_seed --
 //! --nocapture`.
 
 mod check;
 mod coordinator;
+mod device;
+mod exchange;
+mod faults;
 mod mutant;
 mod store;
+mod training;
 mod worker;
 mod world;
 
@@ -30,23 +36,46 @@ type Counts = BTreeMap<&'static str, u64>;
 const SEEDS: u64 = 10_000;
 
 /// What must happen often in so many lives, or they would prove little.
-const USUAL: [&str; 20] = [
+const USUAL: [&str; 43] = [
+    "a bit flipped",
+    "a flipped bit was seen",
+    "a pair was parted",
+    "a pair was parted one way",
+    "a worker heard nothing",
+    "a worker lost the coordinator's path",
+    "a worker was cut off",
+    "a worker was not heard",
+    "a worker was stopped",
     "cancelled",
     "checkpoint",
     "died after the journal",
     "died amidst its actions",
     "died before the journal",
+    "died in a change of generation",
     "died in peace",
     "failed",
     "fingerprint_changed",
     "generation",
+    "killed at the end",
+    "killed in a forward pass",
+    "killed in a reduction",
+    "killed in an evaluation",
+    "killed in an update",
+    "killed in an upload",
+    "killed while joining",
+    "killed while loading",
+    "left after a step",
+    "lost the coordinator",
     "peer_lost",
+    "preempted",
     "requeued",
     "resumed from the store",
     "retried",
     "staged",
     "submitted",
     "succeeded",
+    "the store failed",
+    "two in a row",
     "warning",
     "worker_drained",
     "worker_left_out",

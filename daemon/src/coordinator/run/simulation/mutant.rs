@@ -1,10 +1,10 @@
-//! Bugs planted between the coordinator's decisions and the world, to prove that they are found.
+//! Bugs planted between what is decided and the world, to prove that they are found.
 
 use super::{Action, Event, Fact};
 use ptv2_common::ids::{Generation, JobId};
-use ptv2_common::session::{FromWorker, ToWorker};
+use ptv2_common::session::{FromWorker, Stage, ToWorker};
 
-/// A coordinator that does one thing wrong.
+/// A coordinator, or a worker, that does one thing wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mutant {
     /// Rank 0 is told of a group without its last member, and nobody computes some slices.
@@ -25,10 +25,18 @@ pub(super) enum Mutant {
     StaleCheckpoint,
     /// A generation that was decided upon is never prepared.
     NeverPrepare,
+    /// A coordinator that starts again takes every member that comes back for one that trains.
+    ReattachBlindly,
+    /// The ranks of a new generation go on from whoever is furthest behind.
+    LevelToTheLast,
+    /// Ranks do not compare their states.
+    IgnoreVotes,
+    /// A generation's start takes back what others have published beyond it.
+    FenceOffPublished,
 }
 
 impl Mutant {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::SkipSlice,
         Self::AcceptOldGeneration,
         Self::LoseCancel,
@@ -38,6 +46,10 @@ impl Mutant {
         Self::AnswerBeforeJournal,
         Self::StaleCheckpoint,
         Self::NeverPrepare,
+        Self::ReattachBlindly,
+        Self::LevelToTheLast,
+        Self::IgnoreVotes,
+        Self::FenceOffPublished,
     ];
 
     /// What the coordinator makes of an event; none if it never takes it.
@@ -54,6 +66,14 @@ impl Mutant {
                     *generation = current;
                 }
                 Some(Event::Said(worker, message))
+            }
+            (Self::ReattachBlindly, Event::Joined(mut hello)) => {
+                if let Some(attached) = &mut hello.attached
+                    && let Some(generation) = current(&attached.job)
+                {
+                    (attached.generation, attached.stage) = (generation, Stage::Running);
+                }
+                Some(Event::Joined(hello))
             }
             (Self::LoseCancel, Event::Cancel(job)) if current(&job).is_some() => None,
             (_, event) => Some(event),
@@ -93,6 +113,8 @@ fn of_group(message: &mut FromWorker) -> Option<(&JobId, &mut Generation)> {
         | FromWorker::JobFailed { job, generation, .. } => Some((job, generation)),
         FromWorker::Hello(_)
         | FromWorker::Heartbeat { .. }
+        | FromWorker::Ready { .. }
+        | FromWorker::Damaged { .. }
         | FromWorker::Log { .. }
         | FromWorker::Draining => None,
     }

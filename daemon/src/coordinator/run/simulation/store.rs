@@ -1,5 +1,6 @@
 //! The artifact store: generations' starts and checkpoints' manifests, create-only.
 
+use super::worker::Standing;
 use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::manifest::counts;
 use std::collections::BTreeMap;
@@ -10,21 +11,30 @@ pub(super) struct Store {
     /// The step that each generation started from.
     starts: BTreeMap<(JobId, Generation), u64>,
     /// The state in each checkpoint.
-    checkpoints: BTreeMap<(JobId, u64, Generation), u64>,
-    /// Whether it answers.
+    checkpoints: BTreeMap<(JobId, u64, Generation), Standing>,
+    /// Whether it does not answer.
     pub(super) fails: bool,
 }
 
 impl Store {
-    /// Puts a checkpoint, its generation's start before it.
+    /// Puts a generation's start, if it is not there, and a checkpoint, as `checkpoint::write` does.
+    /// `fenced` is what a mutant leaves out: what was published before stays.
     pub(super) fn publish(
         &mut self,
         (job, generation): &(JobId, Generation),
         start_step: u64,
-        (step, state): (u64, u64),
+        checkpoint: Option<Standing>,
+        fenced: bool,
     ) {
-        self.starts.entry((job.clone(), *generation)).or_insert(start_step);
-        self.checkpoints.entry((job.clone(), step, *generation)).or_insert(state);
+        if !self.starts.contains_key(&(job.clone(), *generation)) {
+            let newest = self.newest(job, true).filter(|_| fenced);
+            let start_step = newest.map_or(start_step, |(step, _)| start_step.max(step));
+            self.starts.insert((job.clone(), *generation), start_step);
+        }
+        if let Some(standing) = checkpoint {
+            let key = (job.clone(), standing.place.step, *generation);
+            self.checkpoints.entry(key).or_insert(standing);
+        }
     }
 
     /// The checkpoint that a new generation begins from. `fenced` is what a mutant leaves out.
@@ -39,7 +49,7 @@ impl Store {
             .max()
     }
 
-    pub(super) fn state(&self, job: &JobId, step: u64, generation: Generation) -> Option<u64> {
+    pub(super) fn state(&self, job: &JobId, step: u64, generation: Generation) -> Option<Standing> {
         self.checkpoints.get(&(job.clone(), step, generation)).copied()
     }
 

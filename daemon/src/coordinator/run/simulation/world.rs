@@ -3,14 +3,15 @@
 
 use super::check::{Check, Checker};
 use super::coordinator::{Coordinator, Facts};
+use super::exchange::Exchange;
 use super::mutant::Mutant;
 use super::store::Store;
-use super::worker::{Exchange, Worker, Write};
+use super::worker::{Worker, Write};
 use super::{Event, tests};
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
 use ptv2_common::session::{FromWorker, ToWorker};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ pub(super) enum Happening {
     Said {
         worker: WorkerId,
         connection: u64,
+        seq: Option<u64>,
         message: Box<FromWorker>,
     },
     /// A copy of a report comes late and by no connection.
@@ -56,7 +58,8 @@ pub(super) enum Happening {
     Ask(Ask),
     Restart,
     Fault,
-    Mend(Mend),
+    StoreAnswers,
+    Flip,
     Calm,
 }
 
@@ -68,10 +71,19 @@ pub(super) enum Ask {
     Drain(WorkerId),
 }
 
-/// The end of a fault.
-pub(super) enum Mend {
-    Store,
-    Path(WorkerId, WorkerId),
+/// An end of a path.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum End {
+    Coordinator,
+    Worker(WorkerId),
+}
+
+/// Paths, each in one direction, that carry nothing, and until when.
+pub(super) type Cuts = BTreeMap<(End, End), Duration>;
+
+/// Whether a path carries nothing.
+pub(super) fn is_cut(cuts: &Cuts, now: Duration, from: &End, to: &End) -> bool {
+    cuts.get(&(from.clone(), to.clone())).is_some_and(|until| *until > now)
 }
 
 pub(super) struct World {
@@ -81,19 +93,22 @@ pub(super) struct World {
     order: u64,
     /// When the last message of a connection, in a direction, arrives: none overtakes it.
     arrivals: BTreeMap<(u64, bool), Duration>,
-    connections: u64,
+    pub(super) connections: u64,
     pub(super) coordinator: Option<Coordinator>,
     pub(super) lives: u64,
     pub(super) journal: Facts,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
     spawned: u64,
     pub(super) exchanges: BTreeMap<(JobId, Generation), Exchange>,
-    cut: BTreeSet<(WorkerId, WorkerId)>,
+    pub(super) cuts: Cuts,
+    /// Number of each worker's last report in the journal, and the one that is being decided upon.
+    pub(super) reported: BTreeMap<WorkerId, u64>,
+    pub(super) hearing: Option<(WorkerId, u64)>,
     pub(super) store: Store,
     pub(super) check: Checker,
     pub(super) mutant: Option<Mutant>,
     pub(super) is_calm: bool,
-    jobs: u64,
+    pub(super) jobs: u64,
     asks: usize,
     trace: DefaultHasher,
     /// How often things of a kind happened.
@@ -124,7 +139,9 @@ impl World {
             workers: BTreeMap::new(),
             spawned: 0,
             exchanges: BTreeMap::new(),
-            cut: BTreeSet::new(),
+            cuts: Cuts::new(),
+            reported: BTreeMap::new(),
+            hearing: None,
             store: Store::default(),
             check: Checker::default(),
             mutant,
@@ -153,6 +170,10 @@ impl World {
             self.now = at;
             self.asks -= usize::from(matches!(happening, Happening::Ask(_)));
             self.trace.write_u64(order ^ u64::try_from(at.as_micros()).unwrap_or(0));
+            if let Some(until) = self.delayed(&happening) {
+                self.delay(until, order, happening);
+                continue;
+            }
             self.happen(happening).map_err(|what| format!("at {at:?}: {what}"))?;
             if self.is_calm && self.has_ended() {
                 return Ok(self.trace.finish());
@@ -165,18 +186,14 @@ impl World {
     }
 
     fn happen(&mut self, happening: Happening) -> Check {
-        if let Some(until) = self.delayed(&happening) {
-            self.push(until - self.now, happening);
-            return Ok(());
-        }
         match happening {
             Happening::Tick => {
                 self.push(millis(500), Happening::Tick);
                 self.decide(Event::Tick)?;
                 return self.look();
             }
-            Happening::Said { worker, connection, message } => {
-                return self.hear(worker, connection, *message);
+            Happening::Said { worker, connection, seq, message } => {
+                return self.hear(worker, (connection, seq), *message);
             }
             Happening::Echo { worker, message } => {
                 return self.decide(Event::Said(worker, message));
@@ -197,7 +214,7 @@ impl World {
                     return self.decide(*event);
                 }
             }
-            Happening::Publish(worker, write) => self.publish(&worker, *write),
+            Happening::Publish(worker, write) => return self.publish(&worker, *write),
             Happening::Ask(ask) => return self.answer(ask),
             Happening::Restart => {
                 if self.coordinator.is_none() {
@@ -205,8 +222,8 @@ impl World {
                 }
             }
             Happening::Fault => self.fault(),
-            Happening::Mend(Mend::Store) => self.store.fails = false,
-            Happening::Mend(Mend::Path(one, other)) => drop(self.cut.remove(&(one, other))),
+            Happening::StoreAnswers => self.store.fails = false,
+            Happening::Flip => self.flip(),
             Happening::Calm => return self.calm(),
         }
         Ok(())
@@ -214,26 +231,49 @@ impl World {
 
     /// When whoever it concerns can take it, if that is later than now.
     fn delayed(&self, happening: &Happening) -> Option<Duration> {
+        let of_coordinator = || self.coordinator.as_ref().map(|it| it.stalled_until);
+        let of_worker = |worker| self.workers.get(worker).map(|it| it.stopped_until);
+        let path = |from: End, to: End| self.cuts.get(&(from, to)).copied();
         let until = match happening {
+            Happening::Said { worker, .. } | Happening::Closed { worker, .. } => {
+                of_coordinator().max(path(End::Worker(worker.clone()), End::Coordinator))
+            }
+            Happening::Told { worker, .. } | Happening::Cut { worker, .. } => {
+                of_worker(worker).max(path(End::Coordinator, End::Worker(worker.clone())))
+            }
             Happening::Tick
-            | Happening::Said { .. }
             | Happening::Echo { .. }
-            | Happening::Closed { .. }
             | Happening::Result(..)
-            | Happening::Ask(_) => self.coordinator.as_ref()?.stalled_until,
-            Happening::Told { worker, .. }
-            | Happening::Cut { worker, .. }
-            | Happening::Dial(worker)
+            | Happening::Ask(_) => of_coordinator(),
+            Happening::Dial(worker)
             | Happening::Beat(worker)
             | Happening::Move(worker)
-            | Happening::Publish(worker, _) => self.workers.get(worker)?.stopped_until,
+            | Happening::Publish(worker, _) => of_worker(worker),
             Happening::Prepare(..)
             | Happening::Restart
             | Happening::Fault
-            | Happening::Mend(_)
-            | Happening::Calm => return None,
-        };
+            | Happening::StoreAnswers
+            | Happening::Flip
+            | Happening::Calm => None,
+        }?;
         (until > self.now).then_some(until)
+    }
+
+    /// Puts something off, in the same order among others; what is sent after it on its path does not
+    /// overtake it.
+    fn delay(&mut self, until: Duration, order: u64, happening: Happening) {
+        self.asks += usize::from(matches!(happening, Happening::Ask(_)));
+        if let Happening::Said { connection, .. } | Happening::Closed { connection, .. } =
+            &happening
+        {
+            let last = self.arrivals.entry((*connection, true)).or_default();
+            *last = until.max(*last);
+        }
+        if let Happening::Told { connection, .. } | Happening::Cut { connection, .. } = &happening {
+            let last = self.arrivals.entry((*connection, false)).or_default();
+            *last = until.max(*last);
+        }
+        self.queue.insert((until, order), happening);
     }
 
     /// Lets something happen later.
@@ -263,155 +303,33 @@ impl World {
         *self.counts.entry(kind).or_default() += 1;
     }
 
-    pub(super) fn is_cut(&self, one: &WorkerId, other: &WorkerId) -> bool {
-        self.cut.contains(&(one.clone(), other.clone()))
-            || self.cut.contains(&(other.clone(), one.clone()))
+    pub(super) fn is_cut(&self, from: &End, to: &End) -> bool {
+        is_cut(&self.cuts, self.now, from, to)
     }
 
-    fn submit(&mut self) {
+    pub(super) fn submit(&mut self) {
         self.jobs += 1;
         let min = self.rng.u32(1..4);
         let max = self.rng.u32(min..5);
         let mut record = tests::record(&format!("j{}", self.jobs), &format!("{min}..{max}"));
         record.plan.slices = self.rng.u32(max..9);
-        record.plan.total_steps = self.rng.u64(2..100);
+        record.plan.total_steps = self.rng.u64(2..45);
         record.spec.resources.priority = self.rng.i32(0..2);
         let after = between(&mut self.rng, 0, 5_000);
         self.push(after, Happening::Ask(Ask::Submit(Box::new(record))));
     }
 
-    fn spawn(&mut self) {
+    pub(super) fn spawn(&mut self) {
         self.spawned += 1;
         let kind = if !self.is_calm && self.rng.u32(0..5) == 0 { "other" } else { "cpu" };
         let hello = tests::hello(&format!("w{}", self.spawned), kind);
         let id = hello.worker.clone();
         self.check.worker(&id, kind);
-        let pace = between(&mut self.rng, 100, 500);
-        self.workers.insert(id.clone(), Worker::new(hello, pace));
+        let pace = between(&mut self.rng, 40, 200);
+        self.workers.insert(id.clone(), Worker::new(hello, pace, self.now));
         self.push(millis(1), Happening::Dial(id.clone()));
         self.push(millis(2), Happening::Beat(id.clone()));
         self.push(millis(3), Happening::Move(id));
-    }
-
-    /// A worker connects, says who it is, sends a heartbeat and what has waited.
-    fn dial(&mut self, id: &WorkerId) {
-        let Some(worker) = self.workers.get_mut(id) else { return };
-        if worker.connection.is_some() {
-            return;
-        }
-        if self.coordinator.is_none() {
-            return self.push(millis(700), Happening::Dial(id.clone()));
-        }
-        self.connections += 1;
-        let connection = self.connections;
-        worker.connection = Some(connection);
-        let message = Box::new(FromWorker::Hello(worker.hello.clone()));
-        self.send((connection, true), Happening::Said { worker: id.clone(), connection, message });
-        self.beat_once(id, connection);
-        self.flush(id);
-    }
-
-    fn beat_once(&mut self, id: &WorkerId, connection: u64) {
-        let Some(worker) = self.workers.get(id) else { return };
-        let message = Box::new(worker.heartbeat(self.now));
-        self.send((connection, true), Happening::Said { worker: id.clone(), connection, message });
-    }
-
-    /// A worker sees that its connection is gone, and dials again.
-    fn cut_off(&mut self, id: &WorkerId, connection: u64) {
-        let Some(worker) = self.workers.get_mut(id) else { return };
-        if worker.connection == Some(connection) {
-            worker.connection = None;
-            let after = between(&mut self.rng, 50, 2_500);
-            self.push(after, Happening::Dial(id.clone()));
-        }
-    }
-
-    /// A worker's process is gone. Its connection's end is seen soon, or not at all.
-    pub(super) fn end_worker(&mut self, id: &WorkerId) {
-        let Some(worker) = self.workers.remove(id) else { return };
-        self.note(|| format!("{id} ends"));
-        if let Some(connection) = worker.connection
-            && self.rng.u32(0..4) != 0
-        {
-            let after = between(&mut self.rng, 1, 500);
-            self.push(after, Happening::Closed { worker: id.clone(), connection });
-        }
-    }
-
-    fn any_worker(&mut self) -> Option<WorkerId> {
-        let count = self.workers.len();
-        (count > 0)
-            .then(|| self.rng.usize(0..count))
-            .and_then(|nth| self.workers.keys().nth(nth).cloned())
-    }
-
-    fn any_job(&mut self) -> JobId {
-        JobId(format!("j{}", self.rng.u64(1..=self.jobs)))
-    }
-
-    fn fault(&mut self) {
-        if self.is_calm {
-            return;
-        }
-        let after = between(&mut self.rng, 200, 4_000);
-        self.push(after, Happening::Fault);
-        let long = between(&mut self.rng, 100, 16_000);
-        match self.rng.u32(0..14) {
-            0 if self.jobs < 6 => self.submit(),
-            1 => {
-                let job = self.any_job();
-                self.push(millis(1), Happening::Ask(Ask::Cancel(job)));
-            }
-            2 | 3 => {
-                let job = self.any_job();
-                self.push(millis(1), Happening::Ask(Ask::Retry(job)));
-            }
-            4 | 5 if self.workers.len() < 7 => self.spawn(),
-            6 => {
-                self.count("died in peace");
-                self.kill_coordinator();
-            }
-            7 => {
-                let until = self.now + long / 2;
-                self.note(|| format!("the coordinator stalls until {until:?}"));
-                if let Some(coordinator) = &mut self.coordinator {
-                    coordinator.stalled_until = until;
-                }
-            }
-            8 => {
-                self.note(|| format!("the store fails for {long:?}"));
-                self.store.fails = true;
-                self.push(long, Happening::Mend(Mend::Store));
-            }
-            kind => self.fault_of_a_worker(kind, long),
-        }
-    }
-
-    fn fault_of_a_worker(&mut self, kind: u32, long: Duration) {
-        let (Some(id), Some(other)) = (self.any_worker(), self.any_worker()) else { return };
-        let until = self.now + long;
-        self.note(|| format!("fault {kind} of {id} for {long:?}"));
-        let Some(worker) = self.workers.get_mut(&id) else { return };
-        match kind {
-            9 => self.end_worker(&id),
-            10 => worker.stopped_until = until,
-            11 => worker.hung_until = until,
-            12 => {
-                if let Some(connection) = worker.connection {
-                    self.push(millis(1), Happening::Cut { worker: id.clone(), connection });
-                    if self.rng.bool() {
-                        self.push(millis(2), Happening::Closed { worker: id, connection });
-                    }
-                }
-            }
-            13 => {
-                self.cut.insert((id.clone(), other.clone()));
-                self.push(long, Happening::Mend(Mend::Path(id, other)));
-            }
-            0 => worker.breaks = true,
-            _ => self.push(millis(1), Happening::Ask(Ask::Drain(id))),
-        }
     }
 
     /// From now on nothing goes wrong, and there are workers enough.
@@ -419,7 +337,7 @@ impl World {
         self.note(|| "calm".into());
         self.is_calm = true;
         self.store.fails = false;
-        self.cut.clear();
+        self.cuts.clear();
         for worker in self.workers.values_mut() {
             worker.stopped_until = self.now;
             worker.hung_until = self.now;
@@ -427,6 +345,7 @@ impl World {
         for _ in 0..4 {
             self.spawn();
         }
+        self.push(millis(8_000), Happening::Flip);
         match &mut self.coordinator {
             Some(coordinator) => coordinator.stalled_until = self.now,
             None => return self.start_coordinator(),

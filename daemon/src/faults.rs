@@ -1,0 +1,69 @@
+//! Faults on demand, in a build for tests that is never installed. What is wanted stands in the
+//! environment: `PTV2_FAULTS=state=7,weights` for example.
+//!
+//! | fault | what happens |
+//! |---|---|
+//! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
+//! | `state=N` | one bit of the tuned state flips after step N, once |
+//! | `weights` | one bit of the frozen weights flips after they were first loaded |
+//! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+#[expect(clippy::disallowed_methods, reason = "a test's wish, in a build for tests")]
+fn value(name: &str) -> Option<u64> {
+    let faults = std::env::var("PTV2_FAULTS").unwrap_or_default();
+    let wanted = faults.split(',').find_map(|fault| {
+        let (key, value) = fault.split_once('=').unwrap_or((fault, "0"));
+        (key == name).then(|| value.parse().ok())
+    });
+    wanted.flatten()
+}
+
+/// Whether this is the first call of its kind.
+fn first(done: &AtomicBool) -> bool {
+    !done.swap(true, Ordering::SeqCst)
+}
+
+/// What dropout is keyed by, besides what it should be.
+#[cfg(feature = "torch")]
+pub(crate) fn dropout_key() -> u32 {
+    value("dropout-by-process").map_or(0, |_| std::process::id())
+}
+
+/// Flips a bit of the state after the wanted step.
+#[cfg(feature = "torch")]
+pub(crate) fn spoil_state(state: &mut crate::numerics::state::TunedState) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if value("state") == Some(state.step) && first(&DONE) {
+        let middle = state.values.len() / 2;
+        state.values[middle] = f32::from_bits(state.values[middle].to_bits() ^ 1);
+    }
+}
+
+/// Changes the frozen weights a little.
+#[cfg(feature = "torch")]
+pub(crate) fn spoil_weights(bert: &crate::train::backbones::bert::Bert) {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    if value("weights").is_some()
+        && first(&DONE)
+        && let Some(tensor) = bert.tensors().get(4)
+    {
+        let mut weight = tensor.get(0);
+        drop(weight.fill_(weight.double_value(&[]) + 0.5));
+    }
+}
+
+/// Counts the journal's commits, and dies where it is wanted.
+pub(crate) fn journal(moment: &str) {
+    static COMMITS: AtomicU64 = AtomicU64::new(0);
+    let before = moment == "journal-before";
+    let commit = if before {
+        COMMITS.fetch_add(1, Ordering::SeqCst) + 1
+    } else {
+        COMMITS.load(Ordering::SeqCst)
+    };
+    if value(moment) == Some(commit) {
+        std::process::abort();
+    }
+}

@@ -1,0 +1,204 @@
+//! Planned changes of a group, and what is found out about memory that fails.
+
+use super::harness::{Cluster, hash, poll, superglue, tiny_cb};
+use crate::chaos::signals::signal;
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+/// A job that is long enough to be met on the way, with a checkpoint every few steps.
+const MORE: [&str; 4] = ["--set", "training.epochs=60", "--set", "checkpoint.every=7"];
+
+/// Kinds of a job's events.
+fn kinds(cluster: &Cluster, id: &str) -> Vec<String> {
+    let events = cluster.json(&["events", id]);
+    let kind = |event: &Value| event["kind"].as_str().unwrap().to_owned();
+    events.as_array().unwrap().iter().map(kind).collect()
+}
+
+/// Each step once, and none missing.
+fn check_metrics(cluster: &Cluster, id: &str, steps: u64) {
+    let metrics = cluster.json(&["metrics", id]);
+    let rows = metrics.as_array().unwrap().iter();
+    let found: Vec<u64> = rows
+        .filter(|row| row.get("split").is_none())
+        .map(|row| row["step"].as_u64().unwrap())
+        .collect();
+    assert!(found.iter().copied().eq(1..=steps), "{found:?}");
+}
+
+#[test]
+fn every_signal_that_asks_lets_the_step_end() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, "");
+    let mut cluster = Cluster::by_file(&data);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &[MORE.as_slice(), &["--workers", "1"]].concat());
+    let long =
+        ["--set", "training.epochs=400", "--set", "checkpoint.every=50", "--workers", "1..2"];
+    let id = cluster.submit(&job, &long);
+    let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGHUP];
+    for asked in signals {
+        poll("a group of two", || (cluster.json(&["status", &id])["world"] == 2).then_some(()));
+        let began = now();
+        signal(cluster.workers[0].pid(), asked);
+        let code = cluster.worker_ends(0);
+        let took = began.elapsed();
+        assert_eq!(code, 0, "signal {asked}\n{}", cluster.logs());
+        assert!(took < Duration::from_secs(5), "signal {asked}: {took:?}");
+        println!("signal {asked}: gone after {} ms", took.as_millis());
+        cluster.worker(1, &[]);
+    }
+    let kinds = kinds(&cluster, &id);
+    for lost in ["worker_lost", "peer_lost", "requeued"] {
+        assert!(!kinds.contains(&lost.to_owned()), "{kinds:?}\n{}", cluster.logs());
+    }
+    assert!(cluster.ctl(&["cancel", &id]).status.success());
+
+    // The same, to the end, with one drain by the client on the way.
+    let id = cluster.submit(&job, &[MORE.as_slice(), &["--workers", "1..2"]].concat());
+    cluster.reaches(&id, 20);
+    let worker = cluster.json(&["workers"])[0]["id"].as_str().unwrap().to_owned();
+    assert!(cluster.ctl(&["drain", &worker]).status.success());
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    check_metrics(&cluster, &id, 240);
+}
+
+#[test]
+fn a_job_of_higher_priority_goes_first_and_the_other_loses_nothing() {
+    let Some(data) = superglue() else { return };
+    let cluster = Cluster::start(1, 1);
+    let job = tiny_cb(&data, "");
+    let calm = cluster.run(&job, &MORE);
+    let id = cluster.submit(&job, &MORE);
+    cluster.reaches(&id, 20);
+    let urgent = cluster.submit(&job, &["--set", "resources.priority=3"]);
+    let parked = cluster.is_queued(&id);
+    assert_eq!(parked["reason"]["kind"], "preempted", "{parked:#}");
+    assert_eq!(parked["reason"]["by"], urgent.as_str(), "{parked:#}");
+    cluster.done(&urgent);
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    let kinds = kinds(&cluster, &id);
+    assert!(kinds.contains(&"preempted".to_owned()), "{kinds:?}");
+    // Not a step was done twice: it went on from the very step at which it was parked.
+    check_metrics(&cluster, &id, 240);
+    let goes_on = |event: &Value| {
+        let message = event["message"].as_str().unwrap();
+        let step = message.strip_prefix("generation 2 of 1 goes on from step ")?;
+        step.parse::<u64>().ok()
+    };
+    let events = cluster.json(&["events", &id]);
+    let from = events.as_array().unwrap().iter().find_map(goes_on).unwrap();
+    assert!(from >= parked["step"].as_u64().unwrap(), "{from} {parked:#}");
+}
+
+/// One bit of one rank's state flips: the others notice at the next step, and outvote it.
+#[test]
+fn a_flipped_bit_of_the_state_changes_no_result() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::faulty("", 0);
+    for faults in ["", "state=9", ""] {
+        cluster.set("PTV2_FAULTS", faults.into());
+        cluster.worker(1, &[]);
+    }
+    let job = tiny_cb(&data, "checkpoint.every = 3");
+    let three = ["--set", "training.epochs=12", "--workers", "3"];
+    let spoiled = cluster.submit(&job, &three);
+    let status = cluster.done(&spoiled);
+    let calm = cluster.run(&job, &three);
+    assert_eq!(hash(&status), hash(&calm));
+    assert_eq!(calm["generation"], 1, "{calm:#}");
+    assert!(kinds(&cluster, &spoiled).contains(&"diverged".to_owned()));
+    assert!(status["warnings"].to_string().contains("memory tested"), "{status:#}");
+    check_metrics(&cluster, &spoiled, 48);
+}
+
+/// Alone or in a tie nobody can be outvoted: all go back to the last checkpoint.
+#[test]
+fn a_tie_goes_back_to_the_last_checkpoint() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::faulty("", 0);
+    for faults in ["", "state=9"] {
+        cluster.set("PTV2_FAULTS", faults.into());
+        cluster.worker(1, &[]);
+    }
+    let job = tiny_cb(&data, "checkpoint.every = 3");
+    let two = ["--set", "training.epochs=12", "--workers", "2"];
+    let status = cluster.run(&job, &two);
+    assert_eq!(hash(&status), hash(&cluster.run(&job, &two)));
+    assert_eq!(status["generation"], 2, "{status:#}");
+}
+
+#[test]
+fn flipped_weights_are_found_said_and_loaded_anew() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::faulty("", 0);
+    cluster.set("PTV2_FAULTS", "weights".into());
+    cluster.worker(1, &[]);
+    let job = tiny_cb(&data, "");
+    let spoiled = cluster.run(&job, &[]);
+    let id = spoiled["id"].as_str().unwrap();
+    let warned = poll("the warning", || {
+        let status = cluster.json(&["status", id]);
+        let warnings = status["warnings"].to_string();
+        warnings.contains("in doubt").then_some(warnings)
+    });
+    assert!(warned.contains("frozen weights have changed in memory"), "{warned}");
+    let again = cluster.run(&job, &[]);
+    assert_ne!(hash(&again), hash(&spoiled), "the flip was in use");
+    assert_eq!(hash(&again), hash(&Cluster::start(1, 1).run(&job, &[])));
+    assert_eq!(cluster.json(&["workers"])[0]["backbone_loads"], 2);
+}
+
+/// A coordinator that dies before or after one commit of its journal after the other. Training does not
+/// notice, and nobody sees an event, a log line or a step twice, or not at all.
+#[test]
+fn a_coordinator_may_die_at_any_write() {
+    let Some(data) = superglue() else { return };
+    let job = tiny_cb(&data, "checkpoint.every = 4");
+    let more = ["--set", "training.epochs=30", "--workers", "2"];
+    let mut cluster = Cluster::faulty("", 0);
+    cluster.worker(1, &[]);
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &more);
+    let id = cluster.submit(&job, &more);
+    cluster.reaches(&id, 1);
+    let listen = cluster.listen();
+    let mut deaths = 0;
+    for (life, moment) in (2_u32..).zip(["before", "after"].into_iter().cycle()) {
+        cluster.daemon = None;
+        cluster.set("PTV2_FAULTS", format!("journal-{moment}={life}").into());
+        cluster.serve(0, 1, &listen);
+        let over = poll("the coordinator's death, or the job's end", || {
+            if cluster.daemon.as_mut()?.is_over() {
+                return Some(false);
+            }
+            // It may die while it is asked.
+            let run = cluster.ctl(&["status", &id, "--output", "json"]);
+            let status: Value = serde_json::from_slice(&run.stdout).ok()?;
+            (status["state"] == "succeeded").then_some(true)
+        });
+        if over {
+            break;
+        }
+        deaths += 1;
+    }
+    println!("the coordinator died {deaths} times");
+    cluster.daemon = None;
+    cluster.set("PTV2_FAULTS", "".into());
+    cluster.serve(0, 1, &listen);
+    assert!(deaths >= 4, "{deaths}");
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), hash(&calm));
+    assert_eq!(status["generation"], 1, "{status:#}\n{}", cluster.logs());
+    check_metrics(&cluster, &id, 120);
+    let logs = cluster.json(&["logs", &id]).to_string();
+    assert_eq!(logs.matches("generation 1 runs here from step 0").count(), 2, "{logs}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "how long an end takes is what is tested")]
+fn now() -> Instant {
+    Instant::now()
+}
