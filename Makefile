@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft chaos churn bench scale venv lint unit e2e libtorch backbone build release install
+.PHONY: help demo test test-peft chaos churn overhead bench scale venv lint unit e2e libtorch backbone build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -23,6 +23,7 @@ help:
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
 	@echo "make bench BENCH=…           measure against transformers and PEFT, on a machine that is idle"
+	@echo "make overhead                 what resilience costs a step when nothing fails"
 	@echo "make scale WORKERS=1000       a coordinator under as many simulated workers; see docs/scale.md"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
 
@@ -73,6 +74,10 @@ e2e:
 # The short form of the first is one of the end-to-end tests.
 chaos: libtorch
 	KILLS=$(KILLS) SEED=$(SEED) cargo test --workspace -- --ignored --nocapture chaos::a_thousand_kills
+
+# Hashes, votes, signs of life and metrics against the reduction alone.
+overhead: libtorch
+	cargo test --workspace -- --ignored --nocapture what_it_costs_when_nothing_fails
 
 churn: libtorch
 	MINUTES=$(MINUTES) SEED=$(SEED) cargo test --workspace -- --ignored --nocapture chaos::churn_leaves

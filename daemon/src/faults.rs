@@ -6,6 +6,7 @@
 //! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
+//! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
 //! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +30,13 @@ fn first(done: &AtomicBool) -> bool {
 #[cfg(feature = "torch")]
 pub(crate) fn dropout_key() -> u32 {
     value("dropout-by-process").map_or(0, |_| std::process::id())
+}
+
+/// Whether everything is left out that a step does besides the step itself.
+#[cfg(feature = "torch")]
+pub(crate) fn reduction_alone() -> bool {
+    static WANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *WANTED.get_or_init(|| value("reduction-alone").is_some())
 }
 
 /// Flips a bit of the state after the wanted step.

@@ -171,6 +171,9 @@ impl<'a> Training<'a> {
         let elements = progress.state.values.len();
         #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
         let vote = Vote {
+            #[cfg(feature = "faults")]
+            hash: if crate::faults::reduction_alone() { 0 } else { progress.state.hash64() },
+            #[cfg(not(feature = "faults"))]
             hash: progress.state.hash64(),
             leaving: self.shared.orders.is_leaving(),
             cost: cost as f32,
@@ -405,6 +408,10 @@ impl<'a> Training<'a> {
 
     /// Every rank remembers what happened, and rank 0 reports it.
     fn note(&mut self, row: MetricsRow) {
+        #[cfg(feature = "faults")]
+        if crate::faults::reduction_alone() {
+            return;
+        }
         if self.group.rank() == 0 {
             self.report(row.clone());
         }

@@ -198,6 +198,46 @@ fn a_coordinator_may_die_at_any_write() {
     assert_eq!(logs.matches("generation 1 runs here from step 0").count(), 2, "{logs}");
 }
 
+/// What hashes, votes, signs of life and metrics cost when nothing fails: the same job with and without
+/// them, in turn. Its steps are as short as steps get, so this is the most that they can cost.
+#[test]
+#[ignore = "a measurement, for an idle machine: make overhead"]
+fn what_it_costs_when_nothing_fails() {
+    let Some(data) = superglue() else { return };
+    let group = |faults: &str| {
+        let mut cluster = Cluster::faulty("", 0);
+        cluster.set("PTV2_FAULTS", faults.into());
+        cluster.worker(1, &[]);
+        cluster.worker(1, &[]);
+        cluster
+    };
+    let clusters = [group(""), group("reduction-alone")];
+    let job = tiny_cb(&data, "checkpoint.every = 100000");
+    let more =
+        ["--workers", "2", "--set", "training.epochs=150", "--set", "training.eval_every=150"];
+    let mut seconds = [Vec::new(), Vec::new()];
+    for turn in 0..8 {
+        for (cluster, seconds) in clusters.iter().zip(&mut seconds) {
+            let status = cluster.run(&job, &more);
+            // The first turn loads and compiles.
+            if turn > 0 {
+                seconds.push(status["timings"]["train_s"].as_f64().unwrap());
+            }
+        }
+    }
+    let median = |seconds: &mut Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds[seconds.len() / 2]
+    };
+    let [with, without] = seconds.each_mut().map(median);
+    println!(
+        "600 steps: {with:.3} s, {without:.3} s with the reduction alone: {:.3}",
+        with / without
+    );
+    println!("{seconds:.3?}");
+    assert!(with <= 1.05 * without, "{with} {without}");
+}
+
 #[expect(clippy::disallowed_methods, reason = "how long an end takes is what is tested")]
 fn now() -> Instant {
     Instant::now()

@@ -252,7 +252,7 @@ impl Job {
 
     fn requeue(&mut self, now: Duration, error: Option<&Explained>, by: Option<&JobId>) {
         let waiting = match (error, by) {
-            (None, None) => Waiting::LostGroup,
+            (None, None) => Waiting::LostGroup { until: now },
             (None, Some(by)) => Waiting::Preempted { by: by.clone() },
             (Some(error), _) => {
                 let pause = FIRST_PAUSE * 2_u32.saturating_pow(self.store_failures.min(16));

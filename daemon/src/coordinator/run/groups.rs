@@ -1,6 +1,6 @@
 //! Groups are formed, told to start, found broken, and formed anew.
 
-use super::{Action, Cluster, Fact, MemberState, Phase, note};
+use super::{Action, Cluster, Fact, MemberState, Phase, Waiting, note};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::session::{Member, Start, ToWorker};
@@ -168,7 +168,9 @@ impl Cluster {
         let min = job.record.spec.resources.workers.min as usize;
         if !members.is_empty() && members.len() < min {
             // Others take the places of those who are lost: the job loses no step as long as one lives.
-            let spare = self.newcomers(id, &members);
+            let free = self.free_workers();
+            let alike = job.fingerprint.as_ref().and_then(|own| free.get(own));
+            let spare = self.newcomers(id, &members, alike.into_iter().flatten());
             members.extend(spare.into_iter().take(min - members.len()));
             parted.extend(self.part_failed_pairs(&mut members));
         }
@@ -178,8 +180,9 @@ impl Cluster {
                     format!("worker {worker} leaves: it and a peer do not reach each other");
                 actions.push(note(id, "worker_left_out", message));
             }
+            let staying: BTreeSet<&WorkerId> = members.iter().collect();
             let leaving: Vec<WorkerId> =
-                present.filter(|worker| !members.contains(worker)).cloned().collect();
+                present.filter(|worker| !staying.contains(worker)).cloned().collect();
             self.stop(id, &leaving, Stopping { park: false, change }, actions);
             self.launch(now, id, members, change, actions);
             return;
@@ -190,6 +193,12 @@ impl Cluster {
         actions.push(note(id, "requeued", message.into()));
         let fact = Fact::Requeued { job: id.clone(), error: None, preempted_by: None };
         self.record(now, fact, actions);
+        if members.is_empty()
+            && let Some(job) = self.jobs.get_mut(id)
+        {
+            let until = now + self.limits.blame_grace;
+            job.enter(now, Phase::Queued(Waiting::LostGroup { until }));
+        }
     }
 
     /// Takes workers out of a group to be until no two that failed to reach each other are in it: first
@@ -232,6 +241,9 @@ impl Cluster {
 
     /// Whether two workers are not to be in one group for now.
     pub(super) fn failed_too_often(&self, one: &WorkerId, other: &WorkerId) -> bool {
+        if self.failed_pairs.is_empty() {
+            return false;
+        }
         let pair = if one < other { (one, other) } else { (other, one) };
         self.failed_pairs
             .get(&(pair.0.clone(), pair.1.clone()))

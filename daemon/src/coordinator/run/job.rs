@@ -59,8 +59,9 @@ pub(super) enum Phase {
 pub(super) enum Waiting {
     /// It has not begun, or someone wants it tried again.
     New,
-    /// Its group was lost.
-    LostGroup,
+    /// Its group was lost. Nobody is given it before `until`: members whose connection ended may be alive,
+    /// and hold more of it than the store.
+    LostGroup { until: Duration },
     /// A job of higher priority took its workers.
     Preempted { by: JobId },
     /// The store did not answer when a group was to begin. It is tried again from this time on.

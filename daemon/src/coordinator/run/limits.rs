@@ -22,7 +22,8 @@ pub struct Limits {
     #[serde(with = "crate::config::duration")]
     pub step_timeout: Duration,
     /// After a rank reports a lost peer, this long is waited for the peer's own sign of death before
-    /// the group is formed anew with both.
+    /// the group is formed anew with both. A job that lost all its workers waits as long for one whose
+    /// connection alone was lost.
     #[serde(with = "crate::config::duration")]
     pub blame_grace: Duration,
     /// After this many failures between two workers they are not grouped together; after the first

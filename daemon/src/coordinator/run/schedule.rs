@@ -32,8 +32,10 @@ impl Cluster {
     /// due yet is in nobody's way.
     pub(super) fn queue(&self, now: Duration) -> Vec<JobId> {
         let is_due = |job: &&Job| match &job.phase {
-            Phase::Queued(Waiting::New | Waiting::LostGroup | Waiting::Preempted { .. }) => true,
-            Phase::Queued(Waiting::NoStore { until, .. }) => now >= *until,
+            Phase::Queued(Waiting::New | Waiting::Preempted { .. }) => true,
+            Phase::Queued(Waiting::LostGroup { until } | Waiting::NoStore { until, .. }) => {
+                now >= *until
+            }
             Phase::Staging
             | Phase::Running(_)
             | Phase::Succeeded
@@ -109,20 +111,7 @@ impl Cluster {
     /// Gives free workers to running groups that want more and have been whole for a while. First they
     /// load what the job needs, while the group trains on; then the group takes them in.
     fn grow(&mut self, now: Duration, actions: &mut Vec<Action>) {
-        let delay = self.limits.growth_delay;
-        let wants_more = |job: &Job| {
-            job.group().is_some_and(|group| {
-                group.is_whole()
-                    && now.saturating_sub(group.changed_at) >= delay
-                    && group.members.len() < most(job)
-            })
-        };
-        let candidates: Vec<JobId> =
-            self.jobs.iter().filter(|(_, job)| wants_more(job)).map(|(id, _)| id.clone()).collect();
-        for id in candidates {
-            let Some(group) = self.jobs.get(&id).and_then(|job| job.group()) else { continue };
-            let present: Vec<WorkerId> = group.members.iter().map(|(id, _)| id.clone()).collect();
-            let more = self.newcomers(&id, &present);
+        for (id, more) in self.offers(now) {
             let is_warm = |worker: &WorkerId| {
                 self.workers.get(worker).is_some_and(|it| it.warmth == Warmth::Warm(id.clone()))
             };
@@ -137,18 +126,61 @@ impl Cluster {
         }
     }
 
-    /// Free workers that a job has room for beside its present members, can use, and that these reach.
-    pub(super) fn newcomers(&self, id: &JobId, present: &[WorkerId]) -> Vec<WorkerId> {
+    /// Which free workers each running group is to have; none is offered to two groups, nor to one
+    /// while it loads for another.
+    fn offers(&self, now: Duration) -> Vec<(JobId, Vec<WorkerId>)> {
+        let wants_more = |job: &Job, group: &Group| {
+            group.is_whole()
+                && now.saturating_sub(group.changed_at) >= self.limits.growth_delay
+                && group.members.len() < most(job)
+        };
+        let groups = self.jobs.iter().filter_map(|(id, job)| Some((id, job, job.group()?)));
+        let mut groups = groups.filter(|(_, job, group)| wants_more(job, group)).peekable();
+        if groups.peek().is_none() {
+            return Vec::new();
+        }
+        let mut free = self.free_workers();
+        let mut offers = Vec::new();
+        for (id, job, group) in groups {
+            let alike = job.fingerprint.as_ref().and_then(|own| free.get_mut(own));
+            let Some(alike) = alike else { continue };
+            let present: Vec<WorkerId> = group.members.iter().map(|(id, _)| id.clone()).collect();
+            let (own, others): (Vec<&WorkerId>, Vec<&WorkerId>) = alike
+                .iter()
+                .filter(|worker| self.loads_for(worker).is_none_or(|loads_for| loads_for == id))
+                .partition(|worker| self.loads_for(worker).is_some());
+            let more = self.newcomers(id, &present, own.into_iter().chain(others));
+            alike.retain(|worker| !more.contains(worker));
+            offers.push((id.clone(), more));
+        }
+        offers
+    }
+
+    /// The job for whose group, which still has room, a worker loads or has loaded what it needs.
+    fn loads_for(&self, worker: &WorkerId) -> Option<&JobId> {
+        let (Warmth::Warming(id) | Warmth::Warm(id)) = &self.workers.get(worker)?.warmth else {
+            return None;
+        };
+        let job = self.jobs.get(id)?;
+        job.group().is_some_and(|group| group.members.len() < most(job)).then_some(id)
+    }
+
+    /// Of these free workers, who a job has room for beside its present members, can use, and these
+    /// reach.
+    pub(super) fn newcomers<'a>(
+        &self,
+        id: &JobId,
+        present: &[WorkerId],
+        free: impl Iterator<Item = &'a WorkerId>,
+    ) -> Vec<WorkerId> {
         let Some(job) = self.jobs.get(id) else { return Vec::new() };
         let room = most(job).saturating_sub(present.len());
-        let free = self.free_workers();
-        let alike = job.fingerprint.as_ref().and_then(|fingerprint| free.get(fingerprint));
         let unfit = Warmth::Unfit(id.clone());
         let fits = |new: &&WorkerId| {
             self.workers.get(*new).is_some_and(|worker| worker.warmth != unfit)
                 && !present.iter().any(|old| self.failed_too_often(new, old))
         };
-        alike.into_iter().flatten().filter(fits).take(room).cloned().collect()
+        free.filter(fits).take(room).cloned().collect()
     }
 
     /// Has a free worker load what a job needs.

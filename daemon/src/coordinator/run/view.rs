@@ -126,7 +126,7 @@ impl Cluster {
                 return Reason::StoreUnavailable { error: error.clone() };
             }
             Waiting::Preempted { by } => return Reason::Preempted { by: by.to_string() },
-            Waiting::New | Waiting::LostGroup => {}
+            Waiting::New | Waiting::LostGroup { .. } => {}
         }
         let queue = self.queue(now);
         let ahead = queue.iter().take_while(|id| **id != job.record.id).count();
@@ -134,7 +134,7 @@ impl Cluster {
             return Reason::BehindOthers { ahead: count(ahead) };
         }
         let needed = job.record.spec.resources.workers.min;
-        if *waiting == Waiting::LostGroup {
+        if matches!(waiting, Waiting::LostGroup { .. }) {
             return Reason::LostWorkers { needed };
         }
         let free = self.free_workers().values().map(Vec::len).max().unwrap_or(0);
