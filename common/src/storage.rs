@@ -1,12 +1,20 @@
-//! Opens a store by URL, and the few operations that ptv2 relies on: create-only put, get, list.
+//! Opens a store by URL, and the few operations that ptv2 relies on. A store that does not answer in
+//! time has failed.
 
 use crate::error::Explained;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a store may take for any operation, besides the time for its bytes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes a second that every store is expected to take and give.
+const SLOWEST: u64 = 256 << 10;
 
 /// A shared handle to a store.
 pub type Store = Arc<dyn ObjectStore>;
@@ -58,17 +66,42 @@ pub fn local_path(location: &str) -> Result<std::path::PathBuf, Explained> {
     url.to_file_path().map_err(|()| refused())
 }
 
+/// Has an operation that moves so many bytes fail if it takes longer than it may.
+async fn in_time<T>(
+    key: &str,
+    bytes: usize,
+    operation: impl Future<Output = object_store::Result<T>>,
+) -> object_store::Result<T> {
+    let patience = PATIENCE + Duration::from_secs(bytes as u64 / SLOWEST);
+    tokio::time::timeout(patience, operation).await.unwrap_or_else(|_| {
+        Err(object_store::Error::Generic {
+            store: "artifact store",
+            source: format!("{key}: no answer within {} s", patience.as_secs()).into(),
+        })
+    })
+}
+
 /// Puts an object that must not be there yet.
 ///
 /// # Errors
 /// Those of the store, but for "already there", which is an answer.
 pub async fn put_create(store: &Store, key: &str, bytes: Bytes) -> object_store::Result<Put> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-    match store.put_opts(&Path::from(key), bytes.into(), options).await {
+    let (path, size) = (Path::from(key), bytes.len());
+    match in_time(key, size, store.put_opts(&path, bytes.into(), options)).await {
         Ok(_) => Ok(Put::Created),
         Err(object_store::Error::AlreadyExists { .. }) => Ok(Put::Existed),
         Err(error) => Err(error),
     }
+}
+
+/// Puts an object in the place of the one that is there.
+///
+/// # Errors
+/// Those of the store.
+pub async fn replace(store: &Store, key: &str, bytes: Bytes) -> object_store::Result<()> {
+    let (path, size) = (Path::from(key), bytes.len());
+    in_time(key, size, store.put(&path, bytes.into())).await.map(drop)
 }
 
 /// Reads a whole object.
@@ -76,7 +109,31 @@ pub async fn put_create(store: &Store, key: &str, bytes: Bytes) -> object_store:
 /// # Errors
 /// Those of the store; `NotFound` where there is none.
 pub async fn get(store: &Store, key: &str) -> object_store::Result<Bytes> {
-    store.get(&Path::from(key)).await?.bytes().await
+    let path = Path::from(key);
+    let object = in_time(key, 0, store.get(&path)).await?;
+    let size = usize::try_from(object.meta.size).unwrap_or(usize::MAX);
+    in_time(key, size, object.bytes()).await
+}
+
+/// What is known of an object without reading it.
+///
+/// # Errors
+/// Those of the store; `NotFound` where there is none.
+pub async fn head(store: &Store, key: &str) -> object_store::Result<ObjectMeta> {
+    let path = Path::from(key);
+    in_time(key, 0, store.head(&path)).await
+}
+
+/// Deletes an object, or finds that there is none.
+///
+/// # Errors
+/// Those of the store.
+pub async fn delete(store: &Store, key: &str) -> object_store::Result<()> {
+    let path = Path::from(key);
+    match in_time(key, 0, store.delete(&path)).await {
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Lists the keys below a folder, in order of name.
@@ -84,10 +141,9 @@ pub async fn get(store: &Store, key: &str) -> object_store::Result<Bytes> {
 /// # Errors
 /// Those of the store.
 pub async fn list(store: &Store, prefix: &str) -> object_store::Result<Vec<String>> {
-    use futures_util::TryStreamExt;
     let path = Path::from(prefix);
-    let mut keys: Vec<String> =
-        store.list(Some(&path)).map_ok(|meta| meta.location.to_string()).try_collect().await?;
+    let listed = store.list(Some(&path)).map_ok(|meta| meta.location.to_string()).try_collect();
+    let mut keys: Vec<String> = in_time(prefix, 0, listed).await?;
     keys.sort();
     Ok(keys)
 }
@@ -97,7 +153,8 @@ pub async fn list(store: &Store, prefix: &str) -> object_store::Result<Vec<Strin
 /// # Errors
 /// Those of the store.
 pub async fn folders(store: &Store, prefix: &str) -> object_store::Result<Vec<String>> {
-    let listed = store.list_with_delimiter(Some(&Path::from(prefix))).await?;
+    let path = Path::from(prefix);
+    let listed = in_time(prefix, 0, store.list_with_delimiter(Some(&path))).await?;
     let mut names: Vec<String> = listed
         .common_prefixes
         .iter()
@@ -124,4 +181,18 @@ pub fn sha256_of_reader(mut reader: impl std::io::Read) -> std::io::Result<Strin
 /// SHA-256 of some bytes, in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_stalls_has_failed() {
+        let begin = tokio::time::Instant::now();
+        let stalled = std::future::pending::<object_store::Result<()>>();
+        let error = in_time("jobs/j1/data/abc", 10 * (256 << 10), stalled).await.unwrap_err();
+        assert!(error.to_string().contains("jobs/j1/data/abc: no answer within 40 s"), "{error}");
+        assert_eq!(begin.elapsed().as_secs(), 40);
+    }
 }

@@ -7,7 +7,11 @@
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
+//! | `store` | of a worker's first puts one fails, two are done and answered with an error, one is slow |
 //! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
+
+#[cfg(feature = "torch")]
+mod store;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -60,6 +64,15 @@ pub(crate) fn spoil_weights(bert: &crate::train::backbones::bert::Bert) {
         let mut weight = tensor.get(0);
         drop(weight.fill_(weight.double_value(&[]) + 0.5));
     }
+}
+
+/// The store that a worker writes to.
+#[cfg(feature = "torch")]
+pub(crate) fn store(store: ptv2_common::storage::Store) -> ptv2_common::storage::Store {
+    if value("store").is_none() {
+        return store;
+    }
+    std::sync::Arc::new(store::Failing::new(store))
 }
 
 /// Counts the journal's commits, and dies where it is wanted.

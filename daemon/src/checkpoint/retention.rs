@@ -1,8 +1,6 @@
 //! Deletes checkpoints that nobody needs any more: manifests first, then data that none names.
 
 use super::read;
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
@@ -42,7 +40,7 @@ pub async fn sweep(
         valid.iter().map(|(key, manifest)| read::summary(key, manifest)).collect();
     let going: BTreeSet<String> = superfluous(&checkpoints, keep).into_iter().collect();
     for key in &going {
-        delete(store, key).await?;
+        storage::delete(store, key).await.map_err(|error| at(key, &error))?;
     }
     if going.is_empty() {
         return Ok(());
@@ -58,20 +56,13 @@ pub async fn sweep(
         if named.contains(hash) {
             continue;
         }
-        let meta = store.head(&Path::from(key.as_str())).await.map_err(|error| at(&key, &error))?;
+        let meta = storage::head(store, &key).await.map_err(|error| at(&key, &error))?;
         let written = u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or(u64::MAX);
         if u128::from(now_unix_ms.saturating_sub(written)) > GRACE.as_millis() {
-            delete(store, &key).await?;
+            storage::delete(store, &key).await.map_err(|error| at(&key, &error))?;
         }
     }
     Ok(())
-}
-
-async fn delete(store: &Store, key: &str) -> Result<(), Explained> {
-    match store.delete(&Path::from(key)).await {
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(at(key, &error)),
-    }
 }
 
 fn at(key: &str, error: &object_store::Error) -> Explained {

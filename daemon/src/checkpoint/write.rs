@@ -3,8 +3,6 @@
 use super::{JOB_FILE, PEFT_FOLDER, STATE_FILE, peft};
 use crate::numerics::state::{Layout, TunedState};
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
-use object_store::path::Path;
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::Generation;
@@ -116,8 +114,8 @@ impl Writer {
         }
         let found = storage::get(&self.store, &key).await.map_err(|error| failed(&key, &error))?;
         if sha256(&found) != entry.sha256 {
-            let path = Path::from(key.as_str());
-            self.store.put(&path, bytes.into()).await.map_err(|error| failed(&key, &error))?;
+            let put = storage::replace(&self.store, &key, bytes).await;
+            put.map_err(|error| failed(&key, &error))?;
         }
         Ok(())
     }

@@ -5,20 +5,22 @@
 //! awaited between the two. Inputs that wait together are committed together. While the journal takes
 //! nothing, nothing further is decided.
 
+mod questions;
+
+pub use questions::Question;
+
 use super::journal::{Entry, Journal};
 use super::run::{Action, Cluster, Event};
 use super::{chores, entries, staging};
 use crate::clock::{self, Steady};
-use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::job::JobRecord;
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Inputs that may wait; whoever sends more waits.
@@ -69,26 +71,6 @@ pub enum Input {
     },
     /// Someone asks, or orders.
     Asked(Question),
-}
-
-/// What the API asks. Each answer reflects everything that was decided before it.
-pub enum Question {
-    /// Accept a checked job.
-    Submit(Box<JobRecord>, oneshot::Sender<Result<JobStatus, Explained>>),
-    /// Jobs that an id, an id's beginning, or a name means.
-    Find(String, oneshot::Sender<Vec<JobStatus>>),
-    /// All jobs, newest first.
-    Jobs(oneshot::Sender<Vec<JobStatus>>),
-    /// A job's record.
-    Record(JobId, oneshot::Sender<Option<JobRecord>>),
-    /// Cancel a job.
-    Cancel(JobId, oneshot::Sender<Option<JobStatus>>),
-    /// Try a job again.
-    Retry(JobId, oneshot::Sender<Option<JobStatus>>),
-    /// All workers.
-    Workers(oneshot::Sender<Vec<WorkerStatus>>),
-    /// Drain a worker; answers whether there is one of that id.
-    Drain(WorkerId, oneshot::Sender<bool>),
 }
 
 /// The loop and all that it acts on.
@@ -321,27 +303,6 @@ impl Driver {
         self.carry_out(decided).await
     }
 
-    /// Accepts a job, or nothing at all: one that the journal does not take was never there.
-    async fn submit(&mut self, record: Box<JobRecord>) -> Result<JobStatus, Explained> {
-        let limit = self.cluster.limits().queue_limit as usize;
-        if self.cluster.waiting() >= limit {
-            return Err(Explained::new(format!("{limit} jobs wait already"))
-                .at("queue_limit")
-                .hint("wait for some to end, or raise `limits.queue_limit`"));
-        }
-        let (job, before) = (record.id.clone(), self.cluster.clone());
-        let now = self.clock.elapsed();
-        let actions = self.cluster.apply(now, Event::Submitted(record));
-        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
-        if let Err(error) = self.journal.write(entries).await {
-            self.cluster = before;
-            return Err(error.hint("the job was not accepted: make room, then submit it again"));
-        }
-        self.changes.send_modify(|count| *count += 1);
-        self.act(actions);
-        self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
-    }
-
     /// Writes entries down, however long it takes: what was decided cannot be taken back. Meanwhile
     /// people are told what is wrong, and workers train on.
     async fn persist(&self, entries: Vec<Entry>) -> Result<(), Explained> {
@@ -386,10 +347,6 @@ impl Driver {
         }
     }
 
-    fn status(&self, job: &JobId) -> Option<JobStatus> {
-        self.cluster.status(self.clock.elapsed(), job)
-    }
-
     /// Starts a job's staging; its result comes back as an event.
     fn stage(&self, job: &JobId) {
         let Some(record) = self.cluster.record_of(job).cloned() else { return };
@@ -417,47 +374,12 @@ impl Driver {
         if known.outbox.try_send(message).is_ok() {
             return;
         }
-        tracing::warn!(%worker, "a worker takes no messages and is disconnected");
+        // One that has gone is known to be gone in a moment.
+        if !known.outbox.is_closed() {
+            tracing::warn!(%worker, "a worker takes no messages and is disconnected");
+        }
         let ended = Input::Disconnected { worker: worker.clone(), connection: known.number };
         let results = self.results.clone();
         tokio::spawn(async move { drop(results.send(ended).await) });
-    }
-
-    async fn answer(&mut self, question: Question) -> Result<(), Explained> {
-        // Whoever asked may have gone away: answers that nobody takes are dropped.
-        match question {
-            // It was told meanwhile that nothing can be done now: then nothing must be done later.
-            Question::Submit(_, reply) if reply.is_closed() => {}
-            Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
-            Question::Drain(_, reply) if reply.is_closed() => {}
-            Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
-            Question::Find(text, reply) => {
-                let ids = self.cluster.matching(&text);
-                drop(reply.send(ids.iter().filter_map(|id| self.status(id)).collect()));
-            }
-            Question::Jobs(reply) => {
-                drop(reply.send(self.cluster.statuses(self.clock.elapsed())));
-            }
-            Question::Record(job, reply) => {
-                drop(reply.send(self.cluster.record_of(&job).cloned()));
-            }
-            Question::Cancel(job, reply) => {
-                self.order(Event::Cancel(job.clone())).await?;
-                drop(reply.send(self.status(&job)));
-            }
-            Question::Retry(job, reply) => {
-                self.order(Event::Retry(job.clone())).await?;
-                drop(reply.send(self.status(&job)));
-            }
-            Question::Workers(reply) => {
-                drop(reply.send(self.cluster.workers(self.clock.elapsed())));
-            }
-            Question::Drain(worker, reply) => {
-                let known = self.cluster.knows_worker(&worker);
-                self.order(Event::Drain(worker)).await?;
-                let _ = reply.send(known);
-            }
-        }
-        Ok(())
     }
 }

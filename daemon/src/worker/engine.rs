@@ -248,6 +248,8 @@ impl Engine {
         shared.pulse.speed(None);
         let url = shared.store.get().map_or("", String::as_str);
         let store = storage::open(url)?;
+        #[cfg(feature = "faults")]
+        let store = crate::faults::store(store);
         let loaded = || {
             shared.pulse.loaded();
             shared.pulse.moved(DevicePhase::Loading, None);

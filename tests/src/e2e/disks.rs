@@ -78,6 +78,35 @@ fn a_full_disk_delays_a_checkpoint_and_no_step() {
     assert_eq!(status["generation"], 1, "{status:#}");
 }
 
+/// Puts that fail, that are slow, that are done and answered with an error: steps go on, and what is in
+/// the store at the end is what would be there without.
+#[test]
+fn a_failing_store_delays_checkpoints_and_no_step() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::faulty("", 0);
+    cluster.set("PTV2_FAULTS", "store".into());
+    cluster.worker(1, &[]);
+    let job = tiny_cb(&data, "");
+    let more = ["--set", "training.epochs=50", "--set", "checkpoint.every=5"];
+    let id = cluster.submit(&job, &more);
+    let behind = poll("word of the store", || {
+        let status = cluster.json(&["status", &id]);
+        status["storage_behind"]["error"].is_object().then_some(status)
+    });
+    assert!(behind["storage_behind"].to_string().contains("tried again"), "{behind:#}");
+    let status = cluster.done(&id);
+    assert_eq!(status["generation"], 1, "{status:#}");
+    assert_eq!(status["storage_behind"], Value::Null, "{status:#}");
+    let checkpoints = cluster.json(&["checkpoints", &id]);
+    let last = checkpoints.as_array().unwrap().iter().find(|one| one["step"] == status["step"]);
+    assert_eq!(last.unwrap()["tuned_sha256"], status["tuned_sha256"], "{checkpoints:#}");
+    cluster.set("PTV2_FAULTS", "".into());
+    drop(cluster.workers.remove(0));
+    cluster.worker(1, &[]);
+    let calm = cluster.run(&job, &more);
+    assert_eq!(calm["tuned_sha256"], status["tuned_sha256"]);
+}
+
 /// Nothing is decided while nothing can be written down; the worker trains on meanwhile.
 #[test]
 fn a_full_disk_of_the_journal_loses_nothing() {

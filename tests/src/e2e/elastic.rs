@@ -94,6 +94,37 @@ fn a_job_of_higher_priority_goes_first_and_the_other_loses_nothing() {
     assert!(from >= parked["step"].as_u64().unwrap(), "{from} {parked:#}");
 }
 
+/// A worker that comes free, with the backbone in memory, takes part in another job within a second.
+#[test]
+fn a_worker_that_comes_free_takes_its_share_within_a_second() {
+    let Some(data) = superglue() else { return };
+    let cluster = Cluster::start(2, 1);
+    let job = tiny_cb(&data, "");
+    let long = ["--set", "training.epochs=2000", "--workers"];
+    let other = cluster.submit(&job, &[&long[..], &["1"]].concat());
+    cluster.reaches(&other, 1);
+    let id = cluster.submit(&job, &[&long[..], &["1..2"]].concat());
+    cluster.reaches(&id, 20);
+    assert!(cluster.ctl(&["cancel", &other]).status.success());
+    let free = cluster.json(&["status", &other])["since_unix_ms"].as_u64().unwrap();
+    let line = |line: &Value| {
+        let message = line["message"].as_str()?;
+        let runs = message.starts_with("generation 2 runs here from step ");
+        runs.then(|| line["unix_ms"].as_u64()).flatten()
+    };
+    let runs = poll("both to run", || {
+        let log = cluster.json(&["logs", &id]);
+        let lines: Vec<u64> = log.as_array()?.iter().filter_map(line).collect();
+        (lines.len() == 2).then(|| lines.into_iter().max()).flatten()
+    });
+    println!("from one job's end to another's first slice: {} ms", runs - free);
+    assert!(runs - free < 1000, "{free} {runs}\n{}", cluster.logs());
+    for worker in cluster.json(&["workers"]).as_array().unwrap() {
+        assert_eq!(worker["backbone_loads"], 1, "{worker:#}");
+    }
+    assert!(cluster.ctl(&["cancel", &id]).status.success());
+}
+
 /// One bit of one rank's state flips: the others notice at the next step, and outvote it.
 #[test]
 fn a_flipped_bit_of_the_state_changes_no_result() {

@@ -10,7 +10,7 @@ fn store(place: &Place) -> Store {
 
 /// Wants `Send`, as the driver spawns stagings.
 fn run<T>(work: impl Future<Output = T> + Send) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
 }
 
 #[test]

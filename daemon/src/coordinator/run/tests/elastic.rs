@@ -37,11 +37,9 @@ fn newcomers_are_spread_over_groups_with_room() {
     }
     let warmed: Vec<(&str, &str)> = warmed
         .iter()
-        .filter_map(|action| match action {
-            Action::Tell(worker, ToWorker::Warm(warm)) => {
-                Some((worker.0.as_str(), warm.job.id.0.as_str()))
-            }
-            _ => None,
+        .filter_map(|action| {
+            let Action::Tell(worker, ToWorker::Warm(warm)) = action else { return None };
+            Some((worker.0.as_str(), warm.job.id.0.as_str()))
         })
         .collect();
     assert_eq!(warmed, [("w3", "j1"), ("w4", "j2")]);
