@@ -7,7 +7,8 @@ use super::harness::{Cluster, hash, minilm, superglue};
 use serde_json::Value;
 use std::path::Path;
 
-fn job(task: &str, data: &Path, training: &str) -> String {
+/// A job on the real backbone, of two workers.
+pub(super) fn job(task: &str, data: &Path, training: &str) -> String {
     format!(
         "task = \"superglue/{task}\"\n\
          backbone.path = \"{}\"\n\
