@@ -105,24 +105,11 @@ impl Reports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ptv2_common::api::{MetricsRow, StepMetrics};
+    use crate::coordinator::run::tests;
     use ptv2_common::ids::{Generation, JobId};
 
     fn progress(step: u64) -> FromWorker {
-        let row = StepMetrics {
-            step,
-            epoch: 0,
-            loss: 0.0,
-            learning_rate: 0.0,
-            grad_norm: 0.0,
-            rows_per_s: 0.0,
-            tokens_per_s: 0.0,
-        };
-        FromWorker::Progress {
-            job: JobId("j".into()),
-            generation: Generation(1),
-            metrics: vec![MetricsRow::Step(row)],
-        }
+        tests::progress("j", 1, step)
     }
 
     fn rows(envelope: &Envelope) -> usize {

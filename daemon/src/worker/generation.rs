@@ -171,10 +171,7 @@ impl<'a> Training<'a> {
         let elements = progress.state.values.len();
         #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
         let vote = Vote {
-            #[cfg(feature = "faults")]
-            hash: if crate::faults::reduction_alone() { 0 } else { progress.state.hash64() },
-            #[cfg(not(feature = "faults"))]
-            hash: progress.state.hash64(),
+            hash: hash_of(&progress.state),
             leaving: self.shared.orders.is_leaving(),
             cost: cost as f32,
             seconds: took.as_secs_f32(),
@@ -422,6 +419,15 @@ impl<'a> Training<'a> {
         let (job, generation) = (self.start.job.id.clone(), self.start.generation);
         self.shared.outbox.put(FromWorker::Progress { job, generation, metrics: vec![row] });
     }
+}
+
+/// What the ranks compare at each step.
+fn hash_of(state: &TunedState) -> u64 {
+    #[cfg(feature = "faults")]
+    if crate::faults::reduction_alone() {
+        return 0;
+    }
+    state.hash64()
 }
 
 /// A row's tokens.

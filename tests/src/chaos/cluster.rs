@@ -5,7 +5,7 @@ use super::clock::within;
 use super::proxy::{Diallers, Network, Node, Proxy};
 use super::pulses::{Pulse, Watch, trains};
 use super::signals::signal;
-use crate::e2e::harness::{Cluster, binary, root};
+use crate::e2e::harness::{Cluster, binary, coordinator_file, root};
 use ptv2_common::place::PulseRecord;
 use std::fs::File;
 use std::io::Write;
@@ -82,13 +82,8 @@ impl Nest {
 
     fn start_coordinator(&mut self, listen: &str) {
         let (state, store) = (self.cluster.state(), self.cluster.store());
-        let config = format!(
-            "listen = \"{listen}\"\nstate = {state:?}\nstore = \"file://{}\"\n\
-             roots = [{:?}, {:?}]\n[limits]\ngrowth_delay = \"100ms\"\npair_cooldown = \"10s\"\n",
-            store.display(),
-            self.data,
-            root()
-        );
+        let limits = "growth_delay = \"100ms\"\npair_cooldown = \"10s\"\n";
+        let config = coordinator_file(listen, (&state, &store), &self.data, limits);
         let file = self.cluster.file("coordinator.toml", &config);
         let address = state.join("address");
         drop(std::fs::remove_file(&address));

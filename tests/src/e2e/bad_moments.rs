@@ -3,10 +3,10 @@
 use super::harness::{
     Cluster, Process, binary, copy_tiny, ends, hash, poll, superglue, text, tiny, tiny_cb,
 };
+use crate::chaos::clock::unix_ms;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::SystemTime;
 
 /// Enough steps to be met on the way.
 const EPOCHS: &str = "training.epochs=80";
@@ -114,13 +114,6 @@ fn a_job_without_workers_says_so() {
     assert!(row("since ").starts_with("20"), "{table}");
     assert_eq!(row("reason "), reason);
     assert_eq!(row("what helps "), remedy);
-}
-
-/// Milliseconds since 1970, by the clock of whoever reads a status.
-#[expect(clippy::disallowed_methods, reason = "compared with a time that people are shown")]
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    u64::try_from(since.as_millis()).unwrap()
 }
 
 /// A copy of the tiny backbone that a test may change.

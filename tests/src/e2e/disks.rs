@@ -83,9 +83,7 @@ fn a_full_disk_delays_a_checkpoint_and_no_step() {
 #[test]
 fn a_failing_store_delays_checkpoints_and_no_step() {
     let Some(data) = superglue() else { return };
-    let mut cluster = Cluster::faulty("", 0);
-    cluster.set("PTV2_FAULTS", "store".into());
-    cluster.worker(1, &[]);
+    let mut cluster = Cluster::faulty(&["store"]);
     let job = tiny_cb(&data, "");
     let more = ["--set", "training.epochs=50", "--set", "checkpoint.every=5"];
     let id = cluster.submit(&job, &more);
@@ -100,7 +98,6 @@ fn a_failing_store_delays_checkpoints_and_no_step() {
     let checkpoints = cluster.json(&["checkpoints", &id]);
     let last = checkpoints.as_array().unwrap().iter().find(|one| one["step"] == status["step"]);
     assert_eq!(last.unwrap()["tuned_sha256"], status["tuned_sha256"], "{checkpoints:#}");
-    cluster.set("PTV2_FAULTS", "".into());
     drop(cluster.workers.remove(0));
     cluster.worker(1, &[]);
     let calm = cluster.run(&job, &more);

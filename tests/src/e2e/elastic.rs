@@ -2,9 +2,10 @@
 
 use super::harness::{Cluster, hash, poll, superglue, tiny_cb};
 use super::real_data::job as job_on_minilm;
+use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
 use serde_json::Value;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A job that is long enough to be met on the way, with a checkpoint every few steps.
 const MORE: [&str; 4] = ["--set", "training.epochs=60", "--set", "checkpoint.every=7"];
@@ -14,17 +15,6 @@ fn kinds(cluster: &Cluster, id: &str) -> Vec<String> {
     let events = cluster.json(&["events", id]);
     let kind = |event: &Value| event["kind"].as_str().unwrap().to_owned();
     events.as_array().unwrap().iter().map(kind).collect()
-}
-
-/// Each step once, and none missing.
-fn check_metrics(cluster: &Cluster, id: &str, steps: u64) {
-    let metrics = cluster.json(&["metrics", id]);
-    let rows = metrics.as_array().unwrap().iter();
-    let found: Vec<u64> = rows
-        .filter(|row| row.get("split").is_none())
-        .map(|row| row["step"].as_u64().unwrap())
-        .collect();
-    assert!(found.iter().copied().eq(1..=steps), "{found:?}");
 }
 
 #[test]
@@ -63,7 +53,7 @@ fn every_signal_that_asks_lets_the_step_end() {
     assert!(cluster.ctl(&["drain", &worker]).status.success());
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
-    check_metrics(&cluster, &id, 240);
+    cluster.check_steps(&id, 240);
 }
 
 #[test]
@@ -84,7 +74,7 @@ fn a_job_of_higher_priority_goes_first_and_the_other_loses_nothing() {
     let kinds = kinds(&cluster, &id);
     assert!(kinds.contains(&"preempted".to_owned()), "{kinds:?}");
     // Not a step was done twice: it went on from the very step at which it was parked.
-    check_metrics(&cluster, &id, 240);
+    cluster.check_steps(&id, 240);
     let goes_on = |event: &Value| {
         let message = event["message"].as_str().unwrap();
         let step = message.strip_prefix("generation 2 of 1 goes on from step ")?;
@@ -130,11 +120,7 @@ fn a_worker_that_comes_free_takes_its_share_within_a_second() {
 #[test]
 fn a_flipped_bit_of_the_state_changes_no_result() {
     let Some(data) = superglue() else { return };
-    let mut cluster = Cluster::faulty("", 0);
-    for faults in ["", "state=9", ""] {
-        cluster.set("PTV2_FAULTS", faults.into());
-        cluster.worker(1, &[]);
-    }
+    let cluster = Cluster::faulty(&["", "state=9", ""]);
     let job = tiny_cb(&data, "checkpoint.every = 3");
     let three = ["--set", "training.epochs=12", "--workers", "3"];
     let spoiled = cluster.submit(&job, &three);
@@ -144,18 +130,14 @@ fn a_flipped_bit_of_the_state_changes_no_result() {
     assert_eq!(calm["generation"], 1, "{calm:#}");
     assert!(kinds(&cluster, &spoiled).contains(&"diverged".to_owned()));
     assert!(status["warnings"].to_string().contains("memory tested"), "{status:#}");
-    check_metrics(&cluster, &spoiled, 48);
+    cluster.check_steps(&spoiled, 48);
 }
 
 /// Alone or in a tie nobody can be outvoted: all go back to the last checkpoint.
 #[test]
 fn a_tie_goes_back_to_the_last_checkpoint() {
     let Some(data) = superglue() else { return };
-    let mut cluster = Cluster::faulty("", 0);
-    for faults in ["", "state=9"] {
-        cluster.set("PTV2_FAULTS", faults.into());
-        cluster.worker(1, &[]);
-    }
+    let cluster = Cluster::faulty(&["", "state=9"]);
     let job = tiny_cb(&data, "checkpoint.every = 3");
     let two = ["--set", "training.epochs=12", "--workers", "2"];
     let status = cluster.run(&job, &two);
@@ -166,9 +148,7 @@ fn a_tie_goes_back_to_the_last_checkpoint() {
 #[test]
 fn flipped_weights_are_found_said_and_loaded_anew() {
     let Some(data) = superglue() else { return };
-    let mut cluster = Cluster::faulty("", 0);
-    cluster.set("PTV2_FAULTS", "weights".into());
-    cluster.worker(1, &[]);
+    let cluster = Cluster::faulty(&["weights"]);
     let job = tiny_cb(&data, "");
     let spoiled = cluster.run(&job, &[]);
     let id = spoiled["id"].as_str().unwrap();
@@ -191,9 +171,7 @@ fn a_coordinator_may_die_at_any_write() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, "checkpoint.every = 4");
     let more = ["--set", "training.epochs=30", "--workers", "2"];
-    let mut cluster = Cluster::faulty("", 0);
-    cluster.worker(1, &[]);
-    cluster.worker(1, &[]);
+    let mut cluster = Cluster::faulty(&["", ""]);
     let calm = cluster.run(&job, &more);
     let id = cluster.submit(&job, &more);
     cluster.reaches(&id, 1);
@@ -225,7 +203,7 @@ fn a_coordinator_may_die_at_any_write() {
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     assert_eq!(status["generation"], 1, "{status:#}\n{}", cluster.logs());
-    check_metrics(&cluster, &id, 120);
+    cluster.check_steps(&id, 120);
     let logs = cluster.json(&["logs", &id]).to_string();
     assert_eq!(logs.matches("generation 1 runs here from step 0").count(), 2, "{logs}");
 }
@@ -236,14 +214,7 @@ fn a_coordinator_may_die_at_any_write() {
 #[ignore = "a measurement, for an idle machine: make overhead"]
 fn what_it_costs_when_nothing_fails() {
     let Some(data) = superglue() else { return };
-    let group = |faults: &str| {
-        let mut cluster = Cluster::faulty("", 0);
-        cluster.set("PTV2_FAULTS", faults.into());
-        cluster.worker(1, &[]);
-        cluster.worker(1, &[]);
-        cluster
-    };
-    let clusters = [group(""), group("reduction-alone")];
+    let clusters = ["", "reduction-alone"].map(|faults| Cluster::faulty(&[faults; 2]));
     let set = ["--workers", "2", "--set", "training.eval_every=1000", "--set"];
     let measure = |what: &str, job: &str, epochs: &str, turns: usize| {
         let mut ms = [Vec::new(), Vec::new()];
@@ -272,9 +243,4 @@ fn what_it_costs_when_nothing_fails() {
     let training = "epochs = 2, batch_size = 16, learning_rate = 3e-2";
     let share = measure("MiniLM-L6", &job_on_minilm("cb", &data, training), "training.epochs=2", 5);
     assert!(share <= 0.05, "{share}");
-}
-
-#[expect(clippy::disallowed_methods, reason = "how long an end takes is what is tested")]
-fn now() -> Instant {
-    Instant::now()
 }

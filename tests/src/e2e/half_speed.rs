@@ -52,12 +52,6 @@ impl Drop for HalfSpeed {
     }
 }
 
-fn last_pid(cluster: &Cluster) -> u32 {
-    let workers = cluster.json(&["workers"]);
-    let host = workers[1]["host"].as_str().unwrap().to_owned();
-    host.rsplit_once(':').unwrap().1.parse().unwrap()
-}
-
 #[test]
 fn a_worker_at_half_speed_does_not_set_the_pace() {
     let Some(data) = superglue() else { return };
@@ -77,7 +71,7 @@ fn a_worker_at_half_speed_does_not_set_the_pace() {
     // This one also loads and compiles what the others find done.
     let reference = hash(&cluster.run(&job, &two));
     let timed = |slow: bool| {
-        let _half = slow.then(|| HalfSpeed::of(last_pid(&cluster)));
+        let _half = slow.then(|| HalfSpeed::of(cluster.pids()[1]));
         let status = cluster.run(&job, &two);
         assert_eq!(hash(&status), reference);
         status["timings"]["train_s"].as_f64().unwrap()

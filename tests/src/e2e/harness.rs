@@ -127,9 +127,7 @@ impl Process {
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.0.try_wait().unwrap().and_then(|status| status.code())
     }
-}
 
-impl Process {
     /// Whether it has ended, however.
     pub(crate) fn is_over(&mut self) -> bool {
         self.0.try_wait().unwrap().is_some()
@@ -159,22 +157,22 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Starts `ptv2d local` with workers that it looks after.
     pub(crate) fn start(workers: u32, threads: u32) -> Self {
-        Self::of("ptv2d", workers, threads)
-    }
-
-    fn of(program: &str, workers: u32, threads: u32) -> Self {
-        let mut cluster = Self::new(program);
+        let mut cluster = Self::new("ptv2d");
         cluster.serve(workers, threads, "127.0.0.1:0");
         cluster.has_workers(workers as usize);
         cluster
     }
 
-    /// The same with a build of the daemon that has faults on demand, and these wanted.
-    pub(crate) fn faulty(faults: &str, workers: u32) -> Self {
+    /// A coordinator and workers of a build of the daemon that has faults on demand: one worker for each
+    /// of these wishes, in this order.
+    pub(crate) fn faulty(wishes: &[&str]) -> Self {
         let mut cluster = Self::new(faulty());
-        cluster.set("PTV2_FAULTS", faults.into());
-        cluster.serve(workers, 1, "127.0.0.1:0");
-        cluster.has_workers(workers as usize);
+        cluster.serve(0, 1, "127.0.0.1:0");
+        for faults in wishes {
+            cluster.set("PTV2_FAULTS", faults.into());
+            cluster.worker(1, &[]);
+        }
+        cluster.set("PTV2_FAULTS", "".into());
         cluster
     }
 
@@ -239,13 +237,8 @@ impl Cluster {
 
     /// Starts a coordinator alone, by a configuration file, with its store beside its state.
     pub(crate) fn serve_by_file(&mut self, data: &Path) {
-        let (state, store) = (self.state(), self.store());
-        let config = format!(
-            "listen = \"127.0.0.1:0\"\nstate = {state:?}\nstore = \"file://{}\"\n\
-             roots = [{data:?}, {:?}]\n[limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
-            store.display(),
-            root()
-        );
+        let limits = "heartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n";
+        let config = coordinator_file("127.0.0.1:0", (&self.state(), &self.store()), data, limits);
         let file = self.file("coordinator.toml", &config);
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
@@ -278,6 +271,19 @@ impl Cluster {
         let code = poll("the worker's end", || self.workers[number].ended());
         drop(self.workers.remove(number));
         code
+    }
+
+    /// The workers' processes, in the order of the list.
+    pub(crate) fn pids(&self) -> Vec<u32> {
+        self.json(&["workers"]).as_array().unwrap().iter().map(pid).collect()
+    }
+
+    /// Checks that a job's metrics have each step once, and none is missing.
+    pub(crate) fn check_steps(&self, id: &str, steps: u64) {
+        let metrics = self.json(&["metrics", id]);
+        let rows = metrics.as_array().unwrap().iter().filter(|row| row.get("split").is_none());
+        let found: Vec<u64> = rows.map(|row| row["step"].as_u64().unwrap()).collect();
+        assert!(found.iter().copied().eq(1..=steps), "{found:?}");
     }
 
     /// Waits until so many workers are connected.
@@ -417,6 +423,27 @@ pub(crate) fn tiny_cb(data: &Path, more: &str) -> String {
         tiny().display(),
         data.display()
     )
+}
+
+/// A coordinator's configuration: where it listens, its state and its store, the tests' data and backbones
+/// as its roots, and these limits.
+pub(crate) fn coordinator_file(
+    listen: &str,
+    (state, store): (&Path, &Path),
+    data: &Path,
+    limits: &str,
+) -> String {
+    format!(
+        "listen = {listen:?}\nstate = {state:?}\nstore = \"file://{}\"\n\
+         roots = [{data:?}, {:?}]\n[limits]\n{limits}",
+        store.display(),
+        root()
+    )
+}
+
+/// The process of a worker, by what its host says: `name:pid`.
+pub(crate) fn pid(worker: &Value) -> u32 {
+    worker["host"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 pub(crate) fn hash(status: &Value) -> String {

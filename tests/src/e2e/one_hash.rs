@@ -39,7 +39,7 @@ fn every_group_ends_with_one_hash() {
 #[test]
 fn dropout_keyed_by_the_process_would_be_noticed() {
     let Some(data) = superglue() else { return };
-    let cluster = Cluster::faulty("dropout-by-process", 2);
+    let cluster = Cluster::faulty(&["dropout-by-process"; 2]);
     let job = tiny_cb(&data, "");
     let one = cluster.run(&job, &["--workers", "1"]);
     let two = cluster.run(&job, &["--workers", "2"]);
@@ -48,13 +48,6 @@ fn dropout_keyed_by_the_process_would_be_noticed() {
 
 /// A long job on the tiny backbone, so that there is time to hurt it.
 const LONG: &str = "checkpoint.every = 3";
-
-fn pids(cluster: &Cluster) -> Vec<u32> {
-    let workers = cluster.json(&["workers"]);
-    let host = |worker: &serde_json::Value| worker["host"].as_str().map(str::to_owned);
-    let hosts = workers.as_array().unwrap().iter().filter_map(host);
-    hosts.filter_map(|host| host.rsplit_once(':')?.1.parse().ok()).collect()
-}
 
 /// Threads named after a compute thread: itself, and any that torch would start from it.
 fn compute_threads(pid: u32) -> usize {
@@ -76,10 +69,10 @@ fn a_killed_worker_costs_a_generation_and_no_bit() {
 
     let id = cluster.submit(&job, &epochs);
     cluster.reaches(&id, 10);
-    for pid in pids(&cluster) {
+    for pid in cluster.pids() {
         assert_eq!(compute_threads(pid), 1, "torch must start no threads of its own");
     }
-    signal(pids(&cluster)[0], libc::SIGKILL);
+    signal(cluster.pids()[0], libc::SIGKILL);
     let status = cluster.done(&id);
     assert!(status["generation"].as_u64() >= Some(2), "{status:#}");
     assert_eq!(hash(&status), hash(&calm));
@@ -148,8 +141,5 @@ fn a_killed_coordinator_goes_on_from_its_journal() {
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     assert_eq!(status["generation"], 1, "{status:#}");
-    let metrics = cluster.json(&["metrics", &id]);
-    let steps = metrics.as_array().unwrap().iter().filter(|row| row.get("split").is_none());
-    let steps: Vec<u64> = steps.map(|row| row["step"].as_u64().unwrap()).collect();
-    assert!(steps.iter().copied().eq(1..=160), "{steps:?}");
+    cluster.check_steps(&id, 160);
 }

@@ -3,7 +3,7 @@
 //! The bounds on the training loss were found by running these very jobs, and stand with what was
 //! found; they catch a method that no longer learns, not a last digit.
 
-use super::harness::{Cluster, hash, minilm, superglue};
+use super::harness::{Cluster, hash, minilm, pid, superglue};
 use serde_json::Value;
 use std::path::Path;
 
@@ -34,10 +34,9 @@ fn accuracy(status: &Value, which: &str) -> f64 {
     status[which]["value"].as_f64().unwrap()
 }
 
-/// Resident memory of a worker in KiB, by what its host says: `name:pid`.
+/// Resident memory of a worker in KiB.
 fn resident(worker: &Value) -> u64 {
-    let pid = worker["host"].as_str().unwrap().rsplit_once(':').unwrap().1;
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let text = std::fs::read_to_string(format!("/proc/{}/status", pid(worker))).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -1,7 +1,7 @@
 //! The real coordinator's process: started, asked, looked at from outside, and killed.
 
 use super::worker::Dial;
-use crate::e2e::harness::{root, tiny};
+use crate::e2e::harness::{coordinator_file, tiny};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -65,12 +65,8 @@ impl Coordinator {
 
     fn configure(&self, listen: &str, data: &Path) {
         let folder = self.folder.path();
-        let config = format!(
-            "listen = {listen:?}\nstate = {:?}\nstore = \"file://{}\"\nroots = [{data:?}, {:?}]\n",
-            folder.join("state"),
-            folder.join("store").display(),
-            root()
-        );
+        let places = (&*folder.join("state"), &*folder.join("store"));
+        let config = coordinator_file(listen, places, data, "");
         std::fs::write(folder.join("coordinator.toml"), config).unwrap();
     }
 

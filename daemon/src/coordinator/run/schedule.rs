@@ -145,10 +145,14 @@ impl Cluster {
             let alike = job.fingerprint.as_ref().and_then(|own| free.get_mut(own));
             let Some(alike) = alike else { continue };
             let present: Vec<WorkerId> = group.members.iter().map(|(id, _)| id.clone()).collect();
-            let (own, others): (Vec<&WorkerId>, Vec<&WorkerId>) = alike
-                .iter()
-                .filter(|worker| self.loads_for(worker).is_none_or(|loads_for| loads_for == id))
-                .partition(|worker| self.loads_for(worker).is_some());
+            let (mut own, mut others) = (Vec::new(), Vec::new());
+            for worker in alike.iter() {
+                match self.loads_for(worker) {
+                    Some(loads_for) if loads_for == id => own.push(worker),
+                    Some(_) => {}
+                    None => others.push(worker),
+                }
+            }
             let more = self.newcomers(id, &present, own.into_iter().chain(others));
             alike.retain(|worker| !more.contains(worker));
             offers.push((id.clone(), more));

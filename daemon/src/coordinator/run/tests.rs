@@ -52,6 +52,21 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
     }
 }
 
+/// A report of one step.
+pub(crate) fn progress(job: &str, generation: u64, step: u64) -> FromWorker {
+    let row = StepMetrics {
+        step,
+        epoch: 0,
+        loss: 1.0,
+        learning_rate: 0.1,
+        grad_norm: 1.0,
+        rows_per_s: 1.0,
+        tokens_per_s: 1.0,
+    };
+    let (job, generation) = (JobId(job.into()), Generation(generation));
+    FromWorker::Progress { job, generation, metrics: vec![MetricsRow::Step(row)] }
+}
+
 /// A cluster and its journal, driven event by event.
 struct Bench {
     cluster: Cluster,

@@ -6,9 +6,9 @@ use super::exchange::{Exchange, Frame, Kind};
 use super::mutant::Mutant;
 use super::worker::Standing;
 use super::world::World;
+use crate::coordinator::run::tests::progress;
 use crate::numerics::batches::deal;
 use crate::protocol::vote::{Verdict, Vote, judge};
-use ptv2_common::api::{MetricsRow, StepMetrics};
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::place::{Place, PlacePhase};
 use ptv2_common::session::{FromWorker, LeaveReason, Stage as Told, Start};
@@ -115,8 +115,7 @@ impl World {
             group.unverified = Some(next);
         }
         if start.rank == 0 {
-            let metrics = vec![MetricsRow::Step(metrics(step))];
-            worker.reports.put(FromWorker::Progress { job, generation, metrics });
+            worker.reports.put(progress(&job.0, generation.0, step));
         }
         let stage = if leaving { Stage::Leaving } else { worker.next_stage(start, next) };
         worker.stage(stage, now);
@@ -219,16 +218,4 @@ fn parts_of(exchange: &Exchange, world: u32, step: u64) -> (Vec<Vote>, Vec<Range
             _ => None,
         })
         .unzip()
-}
-
-fn metrics(step: u64) -> StepMetrics {
-    StepMetrics {
-        step,
-        epoch: 0,
-        loss: 1.0,
-        learning_rate: 0.1,
-        grad_norm: 1.0,
-        rows_per_s: 1.0,
-        tokens_per_s: 1.0,
-    }
 }

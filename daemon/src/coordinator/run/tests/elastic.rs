@@ -97,9 +97,7 @@ fn a_worker_that_its_peers_do_not_reach_is_left_out() {
     assert_eq!(started(&actions).unwrap(), ["w2", "w3"]);
     // It is not taken in again before the cooldown.
     bench.running("j1", 2, &["w2", "w3"]);
-    let left = LeaveReason::Stopped;
-    let (job, generation) = (JobId("j1".into()), Generation(1));
-    bench.said("w1", FromWorker::Left { job, generation, place: None, reason: left });
+    bench.left("w1", "j1", 1);
     assert_eq!(started(&bench.wait(1)), None);
     assert_eq!(bench.status("j1").world, 2);
 }
@@ -238,18 +236,7 @@ fn a_restarted_coordinator_goes_on_with_a_higher_generation() {
     bench.submit("j1", "1");
     bench.submit("j2", "1");
     bench.apply(Event::Submitted(Box::new(record("j3", "1"))));
-    let row = StepMetrics {
-        step: 1,
-        epoch: 0,
-        loss: 1.0,
-        learning_rate: 0.1,
-        grad_norm: 1.0,
-        rows_per_s: 1.0,
-        tokens_per_s: 1.0,
-    };
-    let (job, generation) = (JobId("j1".into()), Generation(1));
-    bench
-        .said("w1", FromWorker::Progress { job, generation, metrics: vec![MetricsRow::Step(row)] });
+    bench.said("w1", progress("j1", 1, 1));
     bench.restart();
     assert_eq!(bench.unstaged, [JobId("j3".into())]);
     assert!(bench.status("j1").timings.first_step_s.is_some());
