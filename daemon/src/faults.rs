@@ -55,7 +55,7 @@ pub(crate) fn spoil_state(state: &mut crate::numerics::state::TunedState) {
 
 /// Changes the frozen weights a little.
 #[cfg(feature = "torch")]
-pub(crate) fn spoil_weights(bert: &crate::train::backbones::bert::Bert) {
+pub(crate) fn spoil_weights(bert: &crate::train::backbones::Backbone) {
     static DONE: AtomicBool = AtomicBool::new(false);
     if value("weights").is_some()
         && first(&DONE)

@@ -7,7 +7,7 @@ use ptv2_daemon::numerics::schedule::Schedule;
 use ptv2_daemon::numerics::state::{
     HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState, fp32,
 };
-use ptv2_daemon::train::backbones::bert::Bert;
+use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::batch::Slice;
 use ptv2_daemon::train::dropout::Rates;
 use ptv2_daemon::train::pool::Pool;
@@ -103,7 +103,7 @@ pub(crate) fn network(backbone: &str, setting: &Arc<Setting>) -> Network {
 
 pub(crate) fn network_of(backbone: &str, precision: Precision, setting: &Arc<Setting>) -> Network {
     tch::set_num_threads(1);
-    let backbone = Bert::load(&folder().join(backbone), precision).unwrap();
+    let backbone = Backbone::load(&folder().join(backbone), precision).unwrap();
     Network::new(backbone, Arc::clone(setting))
 }
 
@@ -334,7 +334,7 @@ fn threads_change_no_bit_and_the_backbone_stays() {
 fn threads_change_no_bit(precision: Precision) {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, SOME_DROPOUT);
-    let backbone = Bert::load(&folder().join("backbone"), precision).unwrap();
+    let backbone = Backbone::load(&folder().join("backbone"), precision).unwrap();
     let before: Vec<_> = backbone.tensors().into_iter().map(tch::Tensor::copy).collect();
     let tuned = Arc::new(setting.initial_values());
     let slices: Vec<Slice> = (0..6)

@@ -2,7 +2,7 @@
 //! a sign, and every gradient computed with such weights is wrong on all ranks alike.
 
 use super::Result;
-use super::backbones::bert::Bert;
+use super::backbones::Backbone;
 use tch::Tensor;
 
 /// The hashes of a backbone's tensors, and how far they have been looked at.
@@ -17,7 +17,7 @@ impl Audit {
     ///
     /// # Errors
     /// Those of torch.
-    pub fn of(bert: &Bert) -> Result<Self> {
+    pub fn of(bert: &Backbone) -> Result<Self> {
         let hashes = bert.tensors().into_iter().map(hash).collect::<Result<Vec<u64>>>()?;
         let next = hashes.len();
         Ok(Self { hashes, next })
@@ -27,7 +27,7 @@ impl Audit {
     ///
     /// # Errors
     /// Those of torch.
-    pub fn next(&mut self, bert: &Bert) -> Result<Option<String>> {
+    pub fn next(&mut self, bert: &Backbone) -> Result<Option<String>> {
         if self.is_complete() {
             self.next = 0;
         }
@@ -90,7 +90,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = root.join("../tests/goldens/bert-tiny/backbone");
         for precision in [Precision::Fp32, Precision::Bf16] {
-            let bert = Bert::load(&folder, precision).unwrap();
+            let bert = Backbone::load(&folder, precision).unwrap();
             let mut audit = Audit::of(&bert).unwrap();
             let whole_pass = |audit: &mut Audit| -> Vec<String> {
                 audit.again();

@@ -1,7 +1,7 @@
 //! Compute threads: each computes whole slices alone, with one torch thread, since the number of
 //! torch threads changes the bits of a gradient.
 
-use super::backbones::bert::Bert;
+use super::backbones::Backbone;
 use super::batch::Slice;
 use super::step::{Network, Setting, SliceGradient};
 use super::{Result, TensorError};
@@ -43,7 +43,7 @@ impl Pool {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn new(backbone: &Bert, setting: &Arc<Setting>, threads: u32) -> std::io::Result<Self> {
+    pub fn new(backbone: &Backbone, setting: &Arc<Setting>, threads: u32) -> std::io::Result<Self> {
         let (work, queue) = channel::<Work>();
         let (results, done) = channel();
         let queue = Arc::new(Mutex::new(queue));

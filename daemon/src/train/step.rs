@@ -4,7 +4,7 @@
 //! gradients of the tuned tensors only. Nothing accumulates in shared tensors, so slices may run
 //! side by side on threads that share the frozen weights.
 
-use super::backbones::bert::Bert;
+use super::backbones::Backbone;
 use super::batch::{Slice, signed};
 use super::dropout::{Dropout, Rates, Site};
 use super::{Result, prefix};
@@ -36,7 +36,7 @@ pub struct Setting {
 
 impl Setting {
     /// A job's setting on its backbone.
-    pub fn new(job: &JobRecord, backbone: &Bert) -> Self {
+    pub fn new(job: &JobRecord, backbone: &Backbone) -> Self {
         let method = &job.spec.method;
         let multiple_choice = job.choices > 1;
         let outputs = if multiple_choice { 1 } else { job.labels.len() };
@@ -93,7 +93,7 @@ pub struct SliceGradient {
 
 /// A backbone set up for a job, on one thread.
 pub struct Network {
-    backbone: Bert,
+    backbone: Backbone,
     setting: Arc<Setting>,
 }
 
@@ -107,7 +107,7 @@ struct Tuned {
 
 impl Network {
     /// Puts a job's setting on a backbone.
-    pub fn new(backbone: Bert, setting: Arc<Setting>) -> Self {
+    pub fn new(backbone: Backbone, setting: Arc<Setting>) -> Self {
         Self { backbone, setting }
     }
 
@@ -198,7 +198,8 @@ impl Network {
             )?,
             None => Vec::new(),
         };
-        let pooled = self.backbone.pooled(&inputs, &keys, dropout)?;
+        let first = self.backbone.encode(&inputs, &keys, dropout)?;
+        let pooled = self.backbone.pool(&first)?;
         let logits = dropout
             .apply(pooled, Site::Head)?
             .f_linear(&tuned.all[tuned.weight], Some(&tuned.all[tuned.bias]))?;

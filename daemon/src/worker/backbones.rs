@@ -1,7 +1,7 @@
 //! Frozen backbones that stay in memory between jobs.
 
 use crate::train::audit::Audit;
-use crate::train::backbones::bert::Bert;
+use crate::train::backbones::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::spec::Precision;
@@ -17,7 +17,7 @@ pub(super) struct Backbones {
 struct Resident {
     pin: PinnedBackbone,
     precision: Precision,
-    bert: Bert,
+    bert: Backbone,
     audit: Audit,
 }
 
@@ -31,7 +31,7 @@ impl Backbones {
         pin: &PinnedBackbone,
         precision: Precision,
         loaded: impl FnOnce(),
-    ) -> Result<Bert, Explained> {
+    ) -> Result<Backbone, Explained> {
         if let Some(resident) = &self.resident
             && (&resident.pin, resident.precision) == (pin, precision)
         {
@@ -42,7 +42,7 @@ impl Backbones {
         let directory = Path::new(&pin.directory);
         verify(&directory.join("config.json"), &pin.config_sha256)?;
         verify(&directory.join("model.safetensors"), &pin.weights_sha256)?;
-        let bert = Bert::load(directory, precision)?;
+        let bert = Backbone::load(directory, precision)?;
         loaded();
         let shared = bert.share();
         let audit = Audit::of(&bert).map_err(|error| Explained::from_error(&error))?;

@@ -231,12 +231,12 @@ impl Bert {
         }
     }
 
-    /// The pooled [CLS] of each sequence, fp32 `[B, H]`. `prefix` holds a key and a value
-    /// `[B, h, P, d]` for each layer, or nothing.
+    /// The last layer's [CLS] of each sequence, fp32 `[B, H]`, before the pooler. `prefix` holds a key
+    /// and a value `[B, h, P, d]` for each layer, or nothing.
     ///
     /// # Errors
     /// Those of torch.
-    pub fn pooled(&self, inputs: &Inputs, prefix: &[Keys], dropout: &Dropout) -> Result<Tensor> {
+    pub fn encode(&self, inputs: &Inputs, prefix: &[Keys], dropout: &Dropout) -> Result<Tensor> {
         let heads = i64::from(self.config.num_attention_heads);
         let mut hidden = self.embed(inputs, dropout)?; // [B, S, H]
         for (index, layer) in self.layers.iter().enumerate() {
@@ -252,8 +252,15 @@ impl Bert {
             })?;
             hidden = layer.finish(index, &asking, &context, dropout)?;
         }
-        let first = hidden.f_select(1, 0)?.f_to_kind(Kind::Float)?; // [B, H]
-        Ok(self.pooler.apply(&first)?.f_tanh()?)
+        Ok(hidden.f_select(1, 0)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// The frozen pooler: a linear map of weight `[H, H]` and bias `[H]`, fp32, then tanh.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn pool(&self, first: &Tensor) -> Result<Tensor> {
+        Ok(self.pooler.apply(first)?.f_tanh()?)
     }
 
     /// Token i stands at position P + i: the prefix takes the first P.

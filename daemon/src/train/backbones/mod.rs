@@ -2,3 +2,5 @@
 
 pub mod bert;
 pub mod weights;
+
+pub use bert::Bert as Backbone;
