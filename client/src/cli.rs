@@ -1,6 +1,7 @@
 //! What can be typed: commands, options and the environment variables behind them.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ptv2_common::manifest::Which;
 use ptv2_common::spec::WorkerRange;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -211,10 +212,13 @@ pub(crate) struct PullArgs {
     /// Which checkpoint: `best`, `last` or a step.
     #[arg(long, default_value = "best", value_name = "best|last|STEP")]
     pub(crate) checkpoint: Which,
+    /// Of the run with this seed, where the job has several [default: of all].
+    #[arg(long, value_name = "SEED")]
+    pub(crate) seed: Option<u64>,
     /// What is written: a PEFT adapter, or ptv2's own files.
     #[arg(long, value_enum, default_value_t = Format::Peft)]
     pub(crate) format: Format,
-    /// The folder to make [default: ./<job name>-<checkpoint>].
+    /// The folder to make [default: ./<job name>-<checkpoint>, and the seed if one is given].
     #[arg(long, value_name = "DIR")]
     pub(crate) to: Option<PathBuf>,
     /// Replaces the folder if it exists.
@@ -241,42 +245,6 @@ pub(crate) enum Format {
     Native,
     /// An adapter that PEFT loads.
     Peft,
-}
-
-/// Which checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Which {
-    /// The best evaluated state.
-    Best,
-    /// The newest.
-    Last,
-    /// The one after this many optimizer steps.
-    Step(u64),
-}
-
-impl FromStr for Which {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "best" => Ok(Self::Best),
-            "last" => Ok(Self::Last),
-            step => step
-                .parse()
-                .map(Self::Step)
-                .map_err(|_| format!("`{step}` is neither `best`, `last` nor a step")),
-        }
-    }
-}
-
-impl std::fmt::Display for Which {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Best => f.write_str("best"),
-            Self::Last => f.write_str("last"),
-            Self::Step(step) => write!(f, "{step}"),
-        }
-    }
 }
 
 /// A `--set`: where, and the text that was given.
@@ -333,13 +301,6 @@ mod tests {
         assert_eq!((set.path, set.text.as_str()), (vec!["a".into(), "b".into()], "c=d"));
         assert!("no-value".parse::<Assignment>().is_err());
         assert!("a..b=1".parse::<Assignment>().is_err());
-    }
-
-    #[test]
-    fn a_checkpoint_is_a_word_or_a_step() {
-        assert_eq!("best".parse(), Ok(Which::Best));
-        assert_eq!("120".parse(), Ok(Which::Step(120)));
-        assert!("newest".parse::<Which>().is_err());
     }
 
     #[test]

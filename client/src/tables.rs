@@ -265,6 +265,7 @@ mod tests {
     #[test]
     fn an_evaluation_fills_the_last_column() {
         let row = MetricsRow::Evaluation(EvaluationMetrics {
+            seed: None,
             step: 20,
             epoch: 1,
             split: "val".into(),

@@ -13,7 +13,7 @@
 //! | `GET /v1/jobs/{job}/logs?after=SEQ` | list of [`LogLine`] |
 //! | `GET /v1/jobs/{job}/logs/stream` | the same as server-sent events |
 //! | `GET /v1/jobs/{job}/checkpoints` | list of [`Checkpoint`] |
-//! | `GET /v1/jobs/{job}/checkpoints/{best,last,STEP}` | [`CheckpointFiles`] |
+//! | `GET /v1/jobs/{job}/checkpoints/{best,last,STEP}?seed` | [`CheckpointFiles`] |
 //! | `GET /v1/jobs/{job}/data/{sha256}` | the bytes of one file |
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
@@ -23,7 +23,7 @@
 //! Every error is an `application/problem+json` [`Problem`].
 
 use crate::error::Explained;
-use crate::manifest::{BestMetric, FileEntry};
+use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
@@ -179,10 +179,16 @@ pub struct JobStatus {
     pub generation: u64,
     /// The fingerprint of the group.
     pub fingerprint: Option<String>,
-    /// Best evaluation.
+    /// Best evaluation; with several seeds that of the run in progress, or of the last one.
     pub best: Option<BestMetric>,
     /// Last evaluation.
     pub last: Option<BestMetric>,
+    /// Each run, where the job has several seeds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub seeds: Vec<RunStatus>,
+    /// Mean and standard deviation over the runs that have ended, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
     /// Share of the most frequent label in the validation rows, for comparison.
     pub majority_class: Option<f64>,
     /// SHA-256 of the final tuned state.
@@ -202,6 +208,74 @@ pub struct JobStatus {
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+}
+
+/// One run of a job with several seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RunStatus {
+    /// Its seed.
+    pub seed: u64,
+    /// Epochs completed.
+    pub epoch: u32,
+    /// Best evaluation so far.
+    pub best: Option<BestMetric>,
+    /// Last evaluation.
+    pub last: Option<BestMetric>,
+    /// SHA-256 of its final tuned state, when it has ended.
+    pub tuned_sha256: Option<String>,
+}
+
+impl RunStatus {
+    /// A run that has not begun.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, epoch: 0, best: None, last: None, tuned_sha256: None }
+    }
+}
+
+impl Summary {
+    /// Over the runs that have ended; none where there is no such run.
+    pub fn of(runs: &[RunStatus]) -> Option<Self> {
+        let ended = || runs.iter().filter(|run| run.tuned_sha256.is_some());
+        let best: Vec<&BestMetric> = ended().filter_map(|run| run.best.as_ref()).collect();
+        let last: Vec<f64> = ended().filter_map(|run| run.last.as_ref()).map(|l| l.value).collect();
+        let metric = best.first()?.metric.clone();
+        let best: Vec<f64> = best.iter().map(|best| best.value).collect();
+        Some(Self { metric, best: Spread::of(&best)?, last: Spread::of(&last)? })
+    }
+}
+
+/// The deciding metric over the runs of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Summary {
+    /// The metric's name.
+    pub metric: String,
+    /// Of each run's best evaluation.
+    pub best: Spread,
+    /// Of each run's last evaluation.
+    pub last: Spread,
+}
+
+/// Mean and standard deviation.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Spread {
+    /// The mean.
+    pub mean: f64,
+    /// The sample's standard deviation (divided by n - 1); none of a single value.
+    pub sd: Option<f64>,
+    /// Values.
+    pub n: u32,
+}
+
+impl Spread {
+    /// Mean and standard deviation of some values; none of no values.
+    #[expect(clippy::cast_precision_loss, reason = "runs are few")]
+    pub fn of(values: &[f64]) -> Option<Self> {
+        let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
+        let mean = values.iter().sum::<f64>() / values.len() as f64;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let sd = (n > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
+        Some(Self { mean, sd, n })
+    }
 }
 
 /// Checkpoints are not written, and are tried again.
@@ -234,6 +308,9 @@ pub struct StepMetrics {
     pub loss: f64,
     /// Learning rate of this step.
     pub learning_rate: f64,
+    /// The run's seed, where the job has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Global L2 norm of the gradient before clipping.
     pub grad_norm: f64,
     /// Rows a second.
@@ -249,8 +326,11 @@ pub struct EvaluationMetrics {
     pub step: u64,
     /// Epochs completed.
     pub epoch: u32,
-    /// `val`.
+    /// `val`; another one where a job only evaluates or predicts.
     pub split: String,
+    /// The run's seed, where the job has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Rows a second of the whole group. Absent from what earlier versions measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_per_s: Option<f64>,
@@ -315,10 +395,43 @@ pub struct Checkpoint {
     pub is_best: bool,
     /// The deciding metric, where this step was evaluated.
     pub metric: Option<f64>,
+    /// The run that the state belongs to, counted from 0.
+    #[serde(default)]
+    pub run: u32,
+    /// Its seed. Absent from what earlier versions wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Whether the run ended with this state.
+    #[serde(default)]
+    pub ends_run: bool,
+    /// Whether the job did.
+    #[serde(default)]
+    pub ends_job: bool,
     /// Bytes of its files.
     pub bytes: u64,
     /// SHA-256 of the tuned values.
     pub tuned_sha256: String,
+}
+
+impl Checkpoint {
+    /// A manifest, under its key, as the API shows it.
+    pub fn of(key: &str, manifest: &CheckpointManifest) -> Self {
+        let best =
+            manifest.best.as_ref().filter(|best| manifest.is_best && best.step == manifest.step);
+        Self {
+            key: key.to_owned(),
+            step: manifest.step,
+            generation: manifest.generation.0,
+            is_best: manifest.is_best,
+            metric: best.map(|best| best.value),
+            run: manifest.run,
+            seed: manifest.seed(),
+            ends_run: manifest.ends_run,
+            ends_job: manifest.ends_job(),
+            bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+            tuned_sha256: manifest.tuned_sha256.clone(),
+        }
+    }
 }
 
 /// A checkpoint's files, as `pull` needs them.
@@ -370,11 +483,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_spread_is_mean_and_sample_deviation() {
+        // Deviations of -2, 0 and 2: squares sum to 8, over n - 1 = 2 gives 4.
+        let spread = Spread::of(&[70.0, 72.0, 74.0]).unwrap();
+        assert_eq!((spread.mean, spread.sd, spread.n), (72.0, Some(2.0), 3));
+        assert_eq!(Spread::of(&[0.5]).unwrap().sd, None);
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
     fn an_evaluation_has_its_metrics_as_fields() {
         let row = MetricsRow::Evaluation(EvaluationMetrics {
             step: 16,
             epoch: 1,
             split: "val".into(),
+            seed: None,
             rows_per_s: Some(8.5),
             tokens_per_s: Some(99.0),
             values: [("accuracy".to_owned(), 0.5), ("f1".to_owned(), 0.25)].into(),

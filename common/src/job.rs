@@ -38,6 +38,20 @@ pub struct JobRecord {
     pub best_metric: String,
 }
 
+impl JobRecord {
+    /// Steps of each of the job's runs; one seed is one run.
+    pub fn steps_per_run(&self) -> u64 {
+        let runs = self.spec.training.seeds.as_ref().map_or(1, Vec::len) as u64;
+        self.plan.total_steps / runs.max(1)
+    }
+
+    /// Index of the run that step number `applied` (counted from 1) belongs to.
+    pub fn run_of(&self, applied: u64) -> usize {
+        let run = applied.saturating_sub(1) / self.steps_per_run().max(1);
+        usize::try_from(run).unwrap_or(usize::MAX)
+    }
+}
+
 /// A backbone directory and the hashes of its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PinnedBackbone {

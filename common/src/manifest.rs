@@ -7,6 +7,8 @@ use crate::error::Explained;
 use crate::ids::{Generation, JobId};
 use crate::job::JobRecord;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 
 /// The version of the manifest that this build writes.
 pub const FORMAT: u32 = 1;
@@ -45,10 +47,99 @@ pub struct CheckpointManifest {
     pub features: String,
     /// Whether this is the best state so far, and by which metric.
     pub best: Option<BestMetric>,
+    /// The last evaluation. Absent from what earlier versions wrote.
+    #[serde(default)]
+    pub last: Option<BestMetric>,
     /// Whether the state of this very step is that best.
     pub is_best: bool,
+    /// The run that the state belongs to, counted from 0: a job with several seeds has several.
+    #[serde(default)]
+    pub run: u32,
+    /// Whether that run ended with this state. Absent from what earlier versions wrote.
+    #[serde(default)]
+    pub ends_run: bool,
     /// The files.
     pub files: Vec<FileEntry>,
+}
+
+impl CheckpointManifest {
+    /// The seed of the run that the state belongs to.
+    pub fn seed(&self) -> Option<u64> {
+        self.job.spec.training.run_seeds().get(self.run as usize).copied()
+    }
+
+    /// Whether the job was done with this state.
+    pub fn ends_job(&self) -> bool {
+        let runs = self.job.spec.training.run_seeds().len();
+        let is_last = self.run as usize + 1 == runs;
+        (self.ends_run && is_last) || self.step >= self.job.plan.total_steps
+    }
+}
+
+/// Which checkpoint of a job is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// The best evaluated state.
+    Best,
+    /// The newest.
+    Last,
+    /// The one after this many optimizer steps.
+    Step(u64),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "best" => Ok(Self::Best),
+            "last" => Ok(Self::Last),
+            step => step
+                .parse()
+                .map(Self::Step)
+                .map_err(|_| format!("`{step}` is neither `best`, `last` nor a step")),
+        }
+    }
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Best => f.write_str("best"),
+            Self::Last => f.write_str("last"),
+            Self::Step(step) => write!(f, "{step}"),
+        }
+    }
+}
+
+/// The place of the checkpoint that is meant, among those of a job that count, oldest first; of the run
+/// with a seed, where one is given. The best of several runs is the one of the highest value, of equal
+/// ones the earlier.
+pub fn choose(
+    valid: &[(String, CheckpointManifest)],
+    which: Which,
+    seed: Option<u64>,
+) -> Option<usize> {
+    let mut asked = valid
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, one))| seed.is_none_or(|seed| one.seed() == Some(seed)));
+    let at = |found: (usize, &(String, CheckpointManifest))| found.0;
+    match which {
+        Which::Last => asked.next_back().map(at),
+        Which::Step(step) => asked.rfind(|(_, (_, one))| one.step == step).map(at),
+        Which::Best => {
+            let mut best: Option<(f64, u32, usize)> = None;
+            for (at, (_, one)) in asked.filter(|(_, (_, one))| one.is_best) {
+                let value = one.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.value);
+                // Within a run each best is better than the one before.
+                if best.is_none_or(|(known, run, _)| value > known || run == one.run) {
+                    best = Some((value, one.run, at));
+                }
+            }
+            best.map(|(_, _, at)| at)
+        }
+    }
 }
 
 /// The best value of the deciding metric.
@@ -144,4 +235,16 @@ pub fn end_key(job: &JobId, generation: Generation) -> String {
 /// Key of the object that ties an idempotency key to a job.
 pub fn idempotency_object(sha256_of_principal_and_key: &str) -> String {
     format!("keys/{sha256_of_principal_and_key}.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_a_word_or_a_step() {
+        assert_eq!("best".parse(), Ok(Which::Best));
+        assert_eq!("120".parse(), Ok(Which::Step(120)));
+        assert!("newest".parse::<Which>().is_err());
+    }
 }

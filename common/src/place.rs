@@ -26,6 +26,14 @@ pub struct Place {
     pub evaluation_slice: u32,
 }
 
+impl Place {
+    /// Which state a rank at this place holds: after so many steps, and whether it is the next run's
+    /// first one rather than the last of the run before.
+    pub fn state(&self) -> (u64, bool) {
+        (self.step, self.phase == PlacePhase::Begun)
+    }
+}
+
 /// The phases of one step, in order.
 #[derive(
     Debug,
@@ -50,6 +58,8 @@ pub enum PlacePhase {
     Evaluating,
     /// The evaluation after this step is complete.
     Evaluated,
+    /// The next run's first values were made, where a job has several seeds.
+    Begun,
 }
 
 /// What a device thread is doing. Each phase has its own bound in the configuration.

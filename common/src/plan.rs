@@ -11,7 +11,7 @@ pub struct Plan {
     pub val_rows: u64,
     /// Optimizer steps of one pass over the training rows; the last may be a partial batch.
     pub steps_per_epoch: u64,
-    /// Optimizer steps of the whole job.
+    /// Optimizer steps of the whole job: of all its runs, where it has several seeds.
     pub total_steps: u64,
     /// Slices of a full global batch: the most workers times threads that can be of use.
     pub slices: u32,

@@ -162,6 +162,8 @@ pub enum Schedule {
     /// From the full rate to zero over all steps, after the warm-up.
     #[default]
     Linear,
+    /// From the full rate to zero along half a cosine, after the warm-up.
+    Cosine,
     /// The full rate throughout, after the warm-up.
     Constant,
 }
@@ -184,9 +186,15 @@ pub struct TrainingSpec {
     pub batch_size: u32,
     /// Full learning rate, above 0. The reference's scripts use 1e-4 to 1e-2 for SuperGLUE.
     pub learning_rate: f64,
-    /// Seed of first values, order of rows and dropout.
+    /// Seed of first values, order of rows and dropout. Not used where seeds are given.
     #[serde(default = "default_seed")]
     pub seed: u64,
+    /// Several runs in one job, one after the other, each with a seed of its own and otherwise alike;
+    /// status and report give mean and standard deviation over them. Time grows linearly. A run is bit
+    /// for bit what a job with that seed alone would give. Off: one run with seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!([11, 44, 7]))]
+    pub seeds: Option<Vec<u64>>,
     /// Whether each epoch has an order of its own. Off helps to compare step by step with other
     /// trainers.
     #[serde(default = "default_true")]
@@ -195,14 +203,19 @@ pub struct TrainingSpec {
     /// validation rows, and the best of them is the result.
     #[serde(default = "default_eval_every")]
     pub eval_every: u32,
+    /// End a run after so many evaluations in a row without a better one, at least 1. The learning rate
+    /// still falls as if all epochs were to come. Off: all epochs are trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 10)]
+    pub early_stopping: Option<u32>,
     /// Decoupled weight decay, at least 0; biases are exempt.
     #[serde(default)]
     pub weight_decay: f64,
     /// Share of all steps during which the rate rises from zero, 0 to 1.
     #[serde(default)]
     pub warmup_ratio: f64,
-    /// The rate after the warm-up. linear: from the full rate to zero over all steps. constant: the
-    /// full rate throughout.
+    /// The rate after the warm-up. linear: from the full rate to zero over all steps. cosine: the same
+    /// along half a cosine. constant: the full rate throughout.
     #[serde(default)]
     pub schedule: Schedule,
     /// Global L2 norm that gradients are clipped to; 0 turns clipping off.
@@ -219,7 +232,8 @@ pub struct TrainingSpec {
     #[serde(default = "default_adam_epsilon")]
     pub adam_epsilon: f64,
     /// Parts that a global batch is cut into, 1 to batch_size: the unit of sharding, and the largest
-    /// useful number of workers times threads. A part of the result: another number gives other bits.
+    /// useful number of workers times threads. More slices of fewer rows need less memory, as gradient
+    /// accumulation does elsewhere. A part of the result: another number gives other bits.
     /// Off: one for every 4 rows of batch_size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 8)]
@@ -341,5 +355,10 @@ impl TrainingSpec {
     /// Slices of a global batch in effect: as asked, or one for every 4 rows.
     pub fn slice_count(&self) -> u32 {
         self.slices.unwrap_or_else(|| self.batch_size.div_ceil(4))
+    }
+
+    /// Seeds in effect, one a run.
+    pub fn run_seeds(&self) -> Vec<u64> {
+        self.seeds.clone().unwrap_or_else(|| vec![self.seed])
     }
 }

@@ -11,7 +11,7 @@ use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::batch::Slice;
 use ptv2_daemon::train::dropout::Rates;
 use ptv2_daemon::train::pool::Pool;
-use ptv2_daemon::train::step::{Network, Setting, SliceGradient};
+use ptv2_daemon::train::step::{Network, RunStep, Setting, SliceGradient};
 use safetensors::SafeTensors;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,7 +92,6 @@ pub(crate) fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates)
         outputs: i64::try_from(outputs).unwrap(),
         prefix: i64::try_from(prefix).unwrap(),
         rates,
-        seed: 11,
         layout: Layout::new(prefix, 2, 32, outputs),
     })
 }
@@ -105,6 +104,11 @@ pub(crate) fn network_of(backbone: &str, precision: Precision, setting: &Arc<Set
     tch::set_num_threads(1);
     let backbone = Backbone::load(&folder().join(backbone), precision).unwrap();
     Network::new(backbone, Arc::clone(setting))
+}
+
+/// A step of a run of seed 11.
+pub(crate) fn at(step: u64) -> RunStep {
+    RunStep { seed: 11, step }
 }
 
 /// Values in the layout's order.
@@ -169,7 +173,7 @@ fn gradients_agree_with_the_reference() {
     let setting = setting(5, 3, 1, NO_DROPOUT);
     let tuned = reference.tuned(&setting.layout);
     let network = network("backbone", &setting);
-    let found = network.gradient(&tuned, 0, &reference.slice("", 1, 0..6)).unwrap();
+    let found = network.gradient(&tuned, at(0), &reference.slice("", 1, 0..6)).unwrap();
     check("loss", (found.loss / 6.0 - reference.floats("loss")[0]).abs(), 1e-5);
     let mean: Vec<f32> = found.gradient.iter().map(|value| value / 6.0).collect();
     for (name, golden) in [
@@ -196,7 +200,7 @@ fn multiple_choice_agrees_with_the_reference() {
     let slice = reference.slice("choice.", 2, 0..3);
     let logits = network.logits(&tuned, &slice).unwrap();
     check("logits", largest_error(&logits, &reference.floats("choice.logits")), 1e-4);
-    let found = network.gradient(&tuned, 0, &slice).unwrap();
+    let found = network.gradient(&tuned, at(0), &slice).unwrap();
     check("loss", (found.loss / 3.0 - reference.floats("choice.loss")[0]).abs(), 1e-5);
     let mean: Vec<f32> = found.gradient.iter().map(|value| value / 3.0).collect();
     let layout = &setting.layout;
@@ -223,7 +227,7 @@ fn prefix_and_text_may_fill_the_position_table_and_not_more() {
 fn padding_and_company_change_no_more_than_rounding() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, NO_DROPOUT);
-    let tuned = setting.initial_values();
+    let tuned = setting.initial_values(11);
     let network = network("backbone", &setting);
     let together = network.logits(&tuned, &reference.slice("", 1, 0..6)).unwrap();
     for row in 0..6 {
@@ -253,8 +257,9 @@ fn ten_steps_follow_the_reference() {
     for step in 0..10_usize {
         let rows = if step % 2 == 0 { 0..4 } else { 4..6 };
         let count = if step % 2 == 0 { 4.0 } else { 2.0 };
-        let found =
-            network.gradient(&state.values, step as u64, &reference.slice("", 1, rows)).unwrap();
+        let found = network
+            .gradient(&state.values, at(step as u64), &reference.slice("", 1, rows))
+            .unwrap();
         let mut mean: Vec<f32> = found.gradient.iter().map(|value| value / count).collect();
         let norm = clip_global_norm(&mut mean, 1.0);
         check("loss", (found.loss / count - losses[step]).abs() / losses[step], 1e-3);
@@ -308,14 +313,14 @@ fn gradients_agree_with_differences() {
     let setting = setting(5, 3, 1, NO_DROPOUT);
     let network = network("backbone", &setting);
     let slice = reference.slice("", 1, 0..6);
-    let tuned = setting.initial_values();
-    let found = network.gradient(&tuned, 0, &slice).unwrap().gradient;
+    let tuned = setting.initial_values(11);
+    let found = network.gradient(&tuned, at(0), &slice).unwrap().gradient;
     for tensor in setting.layout.tensors() {
         let index = tensor.range.start + tensor.range.len() / 3;
         let at = |offset: f32| {
             let mut moved = tuned.clone();
             moved[index] += offset;
-            network.gradient(&moved, 0, &slice).unwrap().loss
+            network.gradient(&moved, at(0), &slice).unwrap().loss
         };
         let difference = (at(1e-2) - at(-1e-2)) / 2e-2;
         let error = (difference - found[index]).abs();
@@ -336,7 +341,7 @@ fn threads_change_no_bit(precision: Precision) {
     let setting = setting(5, 3, 1, SOME_DROPOUT);
     let backbone = Backbone::load(&folder().join("backbone"), precision).unwrap();
     let before: Vec<_> = backbone.tensors().into_iter().map(tch::Tensor::copy).collect();
-    let tuned = Arc::new(setting.initial_values());
+    let tuned = Arc::new(setting.initial_values(11));
     let slices: Vec<Slice> = (0..6)
         .map(|row| {
             let mut slice = reference.slice("", 1, row..row + 1);
@@ -348,7 +353,7 @@ fn threads_change_no_bit(precision: Precision) {
         .into_iter()
         .map(|threads| {
             let pool = Pool::new(&backbone, &setting, threads).unwrap();
-            pool.gradients(&tuned, 7, slices.clone()).unwrap()
+            pool.gradients(&tuned, at(7), slices.clone()).unwrap()
         })
         .collect();
     assert_eq!(runs[0], runs[1]);
@@ -366,12 +371,12 @@ fn dropout_is_a_function_of_step_and_slice() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, SOME_DROPOUT);
     let network = network("backbone", &setting);
-    let tuned = setting.initial_values();
+    let tuned = setting.initial_values(11);
     let slice = reference.slice("", 1, 0..3);
-    let first = network.gradient(&tuned, 4, &slice).unwrap();
-    assert_eq!(first, network.gradient(&tuned, 4, &slice).unwrap());
-    assert_ne!(first, network.gradient(&tuned, 5, &slice).unwrap());
+    let first = network.gradient(&tuned, at(4), &slice).unwrap();
+    assert_eq!(first, network.gradient(&tuned, at(4), &slice).unwrap());
+    assert_ne!(first, network.gradient(&tuned, at(5), &slice).unwrap());
     let mut other = slice;
     other.index = 1;
-    assert_ne!(first.loss, network.gradient(&tuned, 4, &other).unwrap().loss);
+    assert_ne!(first.loss, network.gradient(&tuned, at(4), &other).unwrap().loss);
 }

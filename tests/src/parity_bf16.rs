@@ -1,6 +1,6 @@
 //! The numerical core in bf16, against transformers and PEFT in bf16.
 
-use super::parity::{NO_DROPOUT, Reference, check, network_of, setting};
+use super::parity::{NO_DROPOUT, Reference, at, check, network_of, setting};
 use ptv2_common::spec::Precision;
 use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, PREFIX_TABLE};
 
@@ -18,7 +18,7 @@ fn bf16_is_as_near_to_the_truth_as_transformers_in_bf16() {
     let network = network_of("backbone", Precision::Bf16, &setting);
     let slice = exact.slice("", 1, 0..6);
     let logits = network.logits(&tuned, &slice).unwrap();
-    let found = network.gradient(&tuned, 0, &slice).unwrap();
+    let found = network.gradient(&tuned, at(0), &slice).unwrap();
     let mean: Vec<f32> = found.gradient.iter().map(|value| value / 6.0).collect();
     let part = |name| mean[setting.layout.tensor(name).unwrap().range.clone()].to_vec();
     for (name, found) in [

@@ -4,14 +4,14 @@ mod choice;
 mod folder;
 mod source;
 
-use crate::cli::{Format, Global, PullArgs, Which};
+use crate::cli::{Format, Global, PullArgs};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::http::Api;
 use crate::render;
 use ptv2_common::api::{Checkpoint, CheckpointFiles, JobStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::manifest::FileEntry;
+use ptv2_common::manifest::{FileEntry, Which};
 use ptv2_common::storage::Store;
 use serde::Serialize;
 use source::Source;
@@ -70,12 +70,14 @@ pub(crate) async fn run(global: &Global, args: &PullArgs) -> Result<Outcome, Fai
 async fn find(global: &Global, args: &PullArgs) -> Result<Found, Failure> {
     if let Some(location) = &args.store {
         let job = full_id(&args.job)?;
-        return find_in_store(source::open(location)?, job, args.checkpoint).await;
+        return find_in_store(source::open(location)?, job, (args.checkpoint, args.seed)).await;
     }
     let api = Api::new(global)?;
     let job: JobStatus = api.get(&["jobs", &args.job]).await?;
     let which = args.checkpoint.to_string();
-    let answer: CheckpointFiles = api.get(&["jobs", &job.id, "checkpoints", &which]).await?;
+    let seed = args.seed.map(|seed| ("seed", seed.to_string()));
+    let path = ["jobs", &job.id, "checkpoints", &which];
+    let answer: CheckpointFiles = api.get_with(&path, seed.as_slice()).await?;
     let source = if args.direct {
         Source::Store { store: source::open(&answer.store)?, job: full_id(&job.id)? }
     } else {
@@ -84,18 +86,15 @@ async fn find(global: &Global, args: &PullArgs) -> Result<Found, Failure> {
     Ok(Found { source, job_name: job.name, checkpoint: answer.checkpoint, files: answer.files })
 }
 
-async fn find_in_store(store: Store, job: JobId, which: Which) -> Result<Found, Failure> {
+async fn find_in_store(
+    store: Store,
+    job: JobId,
+    (which, seed): (Which, Option<u64>),
+) -> Result<Found, Failure> {
     let listing = source::list(&store, &job).await?;
-    let (key, manifest) = choice::choose(&listing, which).ok_or_else(|| no_such(&job, which))?;
-    let checkpoint = Checkpoint {
-        key: key.clone(),
-        step: manifest.step,
-        generation: manifest.generation.0,
-        is_best: manifest.is_best,
-        metric: manifest.best.as_ref().filter(|_| manifest.is_best).map(|best| best.value),
-        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
-        tuned_sha256: manifest.tuned_sha256.clone(),
-    };
+    let chosen = choice::choose(listing, which, seed).ok_or_else(|| no_such(&job, which))?;
+    let (key, manifest) = &chosen;
+    let checkpoint = Checkpoint::of(key, manifest);
     Ok(Found {
         job_name: manifest.job.name.clone(),
         files: manifest.files.clone(),
@@ -154,7 +153,10 @@ fn chosen(
 fn target(args: &PullArgs, job_name: &str) -> Result<PathBuf, Failure> {
     let target = match &args.to {
         Some(folder) => folder.clone(),
-        None => folder::checked_name(&format!("{job_name}-{}", args.checkpoint))?,
+        None => {
+            let seed = args.seed.map_or_else(String::new, |seed| format!("-{seed}"));
+            folder::checked_name(&format!("{job_name}-{}{seed}", args.checkpoint))?
+        }
     };
     std::path::absolute(&target)
         .map_err(|error| Failure::local("the folder cannot be named", Path::new(&target), &error))
@@ -176,6 +178,10 @@ mod tests {
             generation: 1,
             is_best: true,
             metric: None,
+            run: 0,
+            seed: None,
+            ends_run: false,
+            ends_job: false,
             bytes: 1,
             tuned_sha256: String::new(),
         };

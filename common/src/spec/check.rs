@@ -3,7 +3,11 @@
 use super::read::SEE_EXAMPLE;
 use super::{FORMAT, JobSpec};
 use crate::error::Explained;
+use std::collections::BTreeSet;
 use std::fmt::Display;
+
+/// Runs of a job at most.
+const SEEDS_MAX: usize = 64;
 
 /// Refuses the first value that cannot be.
 pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
@@ -105,6 +109,10 @@ fn check_training(spec: &JobSpec) -> Result<(), Explained> {
         "a finite number above 0",
     )?;
     range("training.eval_every", training.eval_every, training.eval_every > 0, "at least 1")?;
+    if let Some(patience) = training.early_stopping {
+        range("training.early_stopping", patience, patience > 0, "at least 1")?;
+    }
+    check_seeds(training.seeds.as_deref())?;
     let decay = training.weight_decay;
     range(
         "training.weight_decay",
@@ -135,6 +143,17 @@ fn check_training(spec: &JobSpec) -> Result<(), Explained> {
     )?;
     let slices = training.slice_count();
     range("training.slices", slices, (1..=batch).contains(&slices), "1 to `training.batch_size`")
+}
+
+/// Several runs must differ.
+fn check_seeds(seeds: Option<&[u64]>) -> Result<(), Explained> {
+    let Some(seeds) = seeds else { return Ok(()) };
+    let shown = format!("{seeds:?}");
+    let count = (1..=SEEDS_MAX).contains(&seeds.len());
+    range("training.seeds", &shown, count, "1 to 64 seeds")?;
+    let different: BTreeSet<&u64> = seeds.iter().collect();
+    let expected = "seeds that differ: runs of one seed are the same";
+    range("training.seeds", &shown, different.len() == seeds.len(), expected)
 }
 
 fn range(key: &str, value: impl Display, ok: bool, expected: &str) -> Result<(), Explained> {

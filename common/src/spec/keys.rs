@@ -2,7 +2,8 @@
 
 use super::JobSpec;
 use serde_json::Value;
-use utoipa::openapi::schema::{Object, SchemaType, Type};
+use std::borrow::Cow;
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -89,7 +90,7 @@ fn collect(path: &str, doc: &str, object: &Object, named: &Named, tables: &mut V
         let Some((doc, inner)) = resolve(schema, named) else { continue };
         let is_table = !inner.properties.is_empty();
         if is_table {
-            collect(&path, &doc, inner, named, tables);
+            collect(&path, &doc, &inner, named, tables);
         }
         tables[place].keys.push(Key {
             path,
@@ -97,14 +98,14 @@ fn collect(path: &str, doc: &str, object: &Object, named: &Named, tables: &mut V
             is_required: object.required.contains(name),
             is_table,
             is_text: is_text(&inner.schema_type),
-            words: words(inner),
+            words: words(&inner),
             example: inner.example.clone(),
         });
     }
 }
 
 /// A property's own description, and what it is.
-fn resolve<'a>(schema: &'a RefOr<Schema>, named: &'a Named) -> Option<(String, &'a Object)> {
+fn resolve<'a>(schema: &'a RefOr<Schema>, named: &'a Named) -> Option<(String, Cow<'a, Object>)> {
     let (doc, inner) = match schema {
         RefOr::Ref(reference) => {
             let name = reference.ref_location.rsplit('/').next()?;
@@ -113,7 +114,18 @@ fn resolve<'a>(schema: &'a RefOr<Schema>, named: &'a Named) -> Option<(String, &
         }
         RefOr::T(_) => (None, schema),
     };
-    let RefOr::T(Schema::Object(object)) = inner else { return None };
+    let object = match inner {
+        RefOr::T(Schema::Object(object)) => Cow::Borrowed(object),
+        // A list of values is a key like any other.
+        RefOr::T(Schema::Array(list)) => Cow::Owned(
+            ObjectBuilder::new()
+                .schema_type(list.schema_type.clone())
+                .description(list.description.as_ref())
+                .example(list.example.clone())
+                .build(),
+        ),
+        _ => return None,
+    };
     let doc = doc.or(object.description.as_ref()).cloned().unwrap_or_default();
     Some((doc.replace('\n', " "), object))
 }

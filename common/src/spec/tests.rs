@@ -75,7 +75,7 @@ fn a_wrong_type_is_named_with_what_was_found() {
         "schedule = \"expected\"",
         "`training.schedule` is the text \"expected\"",
         "training.schedule",
-        "one of `linear`, `constant`",
+        "one of `linear`, `cosine`, `constant`",
     );
     check(
         "schedule = 3",

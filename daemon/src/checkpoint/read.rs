@@ -3,7 +3,6 @@
 use super::STATE_FILE;
 use crate::numerics::state::{Layout, TunedState};
 use bytes::Bytes;
-use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::manifest::{
@@ -180,20 +179,6 @@ pub async fn newest_state(
         }
     }
     Ok(None)
-}
-
-/// A manifest as the API shows it.
-pub fn summary(key: &str, manifest: &CheckpointManifest) -> Checkpoint {
-    let best = manifest.best.as_ref().filter(|best| manifest.is_best && best.step == manifest.step);
-    Checkpoint {
-        key: key.to_owned(),
-        step: manifest.step,
-        generation: manifest.generation.0,
-        is_best: manifest.is_best,
-        metric: best.map(|best| best.value),
-        bytes: manifest.files.iter().map(|file| file.bytes).sum(),
-        tuned_sha256: manifest.tuned_sha256.clone(),
-    }
 }
 
 /// Keys below a prefix, in order.

@@ -5,22 +5,31 @@ use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::storage::{self, Store};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Data younger than this stays, named or not: its manifest may be on its way.
 pub const GRACE: Duration = Duration::from_secs(600);
 
-/// Keys of the checkpoints that may go: all but the `keep` newest (at least two) and the newest best.
-/// `checkpoints` are valid ones, oldest first.
+/// Keys of the checkpoints that may go: all but the `keep` newest (at least two), and each run's newest
+/// best and end. `checkpoints` are valid ones, oldest first.
 pub fn superfluous(checkpoints: &[Checkpoint], keep: u32) -> Vec<String> {
     let keep = keep.max(2) as usize;
-    let best = checkpoints.iter().rposition(|checkpoint| checkpoint.is_best);
     let newest = checkpoints.len().saturating_sub(keep);
+    let mut kept = BTreeMap::new();
+    for (at, checkpoint) in checkpoints.iter().enumerate() {
+        if checkpoint.is_best {
+            kept.insert((checkpoint.run, "best"), at);
+        }
+        if checkpoint.ends_run {
+            kept.insert((checkpoint.run, "end"), at);
+        }
+    }
+    let kept: BTreeSet<usize> = kept.into_values().collect();
     checkpoints
         .iter()
         .enumerate()
-        .filter(|(at, _)| *at < newest && Some(*at) != best)
+        .filter(|(at, _)| *at < newest && !kept.contains(at))
         .map(|(_, checkpoint)| checkpoint.key.clone())
         .collect()
 }
@@ -37,7 +46,7 @@ pub async fn sweep(
 ) -> Result<(), Explained> {
     let valid = read::manifests(store, job).await?;
     let checkpoints: Vec<Checkpoint> =
-        valid.iter().map(|(key, manifest)| read::summary(key, manifest)).collect();
+        valid.iter().map(|(key, manifest)| Checkpoint::of(key, manifest)).collect();
     let going: BTreeSet<String> = superfluous(&checkpoints, keep).into_iter().collect();
     for key in &going {
         storage::delete(store, key).await.map_err(|error| at(key, &error))?;

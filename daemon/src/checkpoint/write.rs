@@ -1,6 +1,7 @@
 //! Writes a generation's checkpoints: data first, named by hash; then the manifest, create-only.
 
 use super::{JOB_FILE, PEFT_FOLDER, STATE_FILE, peft};
+use crate::numerics::runs::Runs;
 use crate::numerics::state::{Layout, TunedState};
 use bytes::Bytes;
 use ptv2_common::api::Checkpoint;
@@ -63,14 +64,14 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Writes a state as a checkpoint.
+    /// Writes a state as a checkpoint, with more files where there are any: name and bytes.
     ///
     /// # Errors
     /// Those of the store. Nothing refers to what was written until then; trying again is safe.
     pub async fn publish(
         &self,
         state: &TunedState,
-        is_best: bool,
+        more: &[(String, Vec<u8>)],
     ) -> Result<Checkpoint, Explained> {
         let mut files = vec![
             (STATE_FILE.to_owned(), state.to_bytes(&self.layout)?),
@@ -79,13 +80,15 @@ impl Writer {
         for (name, bytes) in peft::export(&self.job, &self.layout, &state.values)? {
             files.push((format!("{PEFT_FOLDER}/{name}"), bytes));
         }
+        files.extend_from_slice(more);
         let mut entries = Vec::new();
         for (name, bytes) in files {
             let entry = FileEntry { name, bytes: bytes.len() as u64, sha256: sha256(&bytes) };
             self.put_data(&entry, bytes.into()).await?;
             entries.push(entry);
         }
-        let epochs = state.step / self.job.plan.steps_per_epoch.max(1);
+        let runs = Runs::of(&self.job);
+        let epochs = state.steps_of_run() / self.job.plan.steps_per_epoch.max(1);
         let manifest = CheckpointManifest {
             format: FORMAT,
             job: self.job.clone(),
@@ -97,12 +100,15 @@ impl Writer {
             tuned_sha256: state.tuned_sha256(),
             features: self.features.clone(),
             best: state.best.clone(),
-            is_best,
+            last: state.last.clone(),
+            is_best: state.is_best(),
+            run: state.run,
+            ends_run: state.is_evaluated() && runs.is_over(state),
             files: entries,
         };
         let key = checkpoint_key(&self.job.id, state.step, self.generation);
         self.put_own(&key, json(&manifest)?).await?;
-        Ok(super::read::summary(&key, &manifest))
+        Ok(Checkpoint::of(&key, &manifest))
     }
 
     /// Puts a data object. One that exists is verified, and written again if it is damaged.

@@ -2,9 +2,12 @@
 
 use super::run::Adopted;
 use crate::checkpoint::read;
+use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId};
-use ptv2_common::manifest::{End, EndMark, checkpoint_key, ends_prefix, generations_prefix};
+use ptv2_common::manifest::{
+    CheckpointManifest, End, EndMark, checkpoint_key, ends_prefix, generations_prefix,
+};
 use ptv2_common::storage::{self, Store};
 
 /// Generations that a lost journal may have started without a trace in the store. The first one after
@@ -30,7 +33,9 @@ pub async fn from_store(store: &Store) -> Result<Vec<Adopted>, Explained> {
 }
 
 async fn adopt(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> {
-    let Some((key, manifest)) = read::manifests(store, &job).await?.pop() else { return Ok(None) };
+    let mut manifests = read::manifests(store, &job).await?;
+    let runs = runs(&manifests);
+    let Some((key, manifest)) = manifests.pop() else { return Ok(None) };
     // What a manifest says of itself must be what its name says.
     if manifest.job.id != job || key != checkpoint_key(&job, manifest.step, manifest.generation) {
         tracing::warn!(key, "a manifest is not of the job that it lies under; it is passed over");
@@ -43,11 +48,29 @@ async fn adopt(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> 
     let end = end(store, &job, newest).await?;
     Ok(Some(Adopted {
         generation: Generation(newest.0 + UNSEEN_GENERATIONS),
-        checkpoint: read::summary(&key, &manifest),
+        checkpoint: Checkpoint::of(&key, &manifest),
         best: manifest.best.clone(),
+        runs,
         end,
         record: manifest.job,
     }))
+}
+
+/// What checkpoints, oldest first, tell of a job's runs.
+fn runs(manifests: &[(String, CheckpointManifest)]) -> Vec<RunStatus> {
+    let Some((_, newest)) = manifests.last() else { return Vec::new() };
+    let seeds = newest.job.spec.training.run_seeds();
+    let mut runs: Vec<RunStatus> = seeds.into_iter().map(RunStatus::new).collect();
+    for (_, manifest) in manifests {
+        let Some(run) = runs.get_mut(manifest.run as usize) else { continue };
+        run.best.clone_from(&manifest.best);
+        run.epoch = manifest.epoch;
+        if manifest.ends_run {
+            run.tuned_sha256 = Some(manifest.tuned_sha256.clone());
+            run.last.clone_from(&manifest.last);
+        }
+    }
+    runs
 }
 
 /// How the job ended, unless a generation began after that.
@@ -87,8 +110,8 @@ mod tests {
         assert!(from_store(&store).await.unwrap().is_empty());
         let writer = writer(&store, 3, 0).await;
         assert!(from_store(&store).await.unwrap().is_empty(), "a job without a checkpoint");
-        writer.publish(&state(4), false).await.unwrap();
-        writer.publish(&state(8), false).await.unwrap();
+        writer.publish(&state(4), &[]).await.unwrap();
+        writer.publish(&state(8), &[]).await.unwrap();
         let job = only(&store).await;
         assert_eq!((job.record.id.0.as_str(), job.checkpoint.step), ("j0", 8));
         assert_eq!((job.generation, job.end), (Generation(3 + UNSEEN_GENERATIONS), None));
@@ -98,13 +121,13 @@ mod tests {
     async fn an_end_counts_until_a_generation_follows_it() {
         let (_folder, store) = store();
         let id = JobId("j0".into());
-        writer(&store, 1, 0).await.publish(&state(4), false).await.unwrap();
+        writer(&store, 1, 0).await.publish(&state(4), &[]).await.unwrap();
         mark_end(store.clone(), id.clone(), Generation(1), End::Cancelled).await;
         assert_eq!(only(&store).await.end, Some(End::Cancelled));
         // It was taken up again.
         let second = writer(&store, 2, 4).await;
         assert_eq!(only(&store).await.end, None);
-        second.publish(&state(8), false).await.unwrap();
+        second.publish(&state(8), &[]).await.unwrap();
         mark_end(store.clone(), id, Generation(2), End::Cancelled).await;
         assert_eq!(only(&store).await.end, Some(End::Cancelled));
     }
@@ -112,7 +135,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_read_is_passed_over() {
         let (_folder, store) = store();
-        let first = writer(&store, 1, 0).await.publish(&state(4), false).await.unwrap();
+        let first = writer(&store, 1, 0).await.publish(&state(4), &[]).await.unwrap();
         let id = JobId("j0".into());
         for key in [checkpoint_key(&id, 8, Generation(1)), format!("{}/x.json", ends_prefix(&id))] {
             storage::put_create(&store, &key, "no JSON".into()).await.unwrap();

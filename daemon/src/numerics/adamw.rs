@@ -29,8 +29,9 @@ impl AdamW {
         learning_rate: f64,
     ) {
         state.step += 1;
-        let correction1 = 1.0 - power(self.beta1, state.step);
-        let correction2 = 1.0 - power(self.beta2, state.step);
+        let steps = state.steps_of_run();
+        let correction1 = 1.0 - power(self.beta1, steps);
+        let correction2 = 1.0 - power(self.beta2, steps);
         let settings = Settings {
             step_size: single(learning_rate * correction2.sqrt() / correction1),
             decay: single(learning_rate * self.weight_decay),

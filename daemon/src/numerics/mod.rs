@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod batches;
 pub mod generator;
 pub mod masks;
+pub mod runs;
 pub mod schedule;
 pub mod state;
 pub mod tree;

@@ -38,11 +38,23 @@ impl Schedule {
         match self.kind {
             spec::Schedule::Constant => self.rate,
             spec::Schedule::Linear => {
-                let left = self.total_steps.saturating_sub(step) as f64;
-                let whole = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+                let (left, whole) = self.left(step);
                 self.rate * left / whole
             }
+            spec::Schedule::Cosine => {
+                let (left, whole) = self.left(step);
+                let angle = std::f64::consts::PI * (1.0 - left / whole);
+                self.rate * 0.5 * (1.0 + angle.cos())
+            }
         }
+    }
+
+    /// The steps that are left, `step` included, and all steps after the warm-up.
+    #[expect(clippy::cast_precision_loss, reason = "numbers of steps are far below 2^53")]
+    fn left(&self, step: u64) -> (f64, f64) {
+        let left = self.total_steps.saturating_sub(step) as f64;
+        let whole = self.total_steps.saturating_sub(self.warmup_steps).max(1) as f64;
+        (left, whole)
     }
 }
 
@@ -62,5 +74,9 @@ mod tests {
         check(0, spec::Schedule::Linear, &[0.1, 0.075, 0.05, 0.025, 0.0]);
         check(2, spec::Schedule::Linear, &[0.0, 0.05, 0.1, 0.05, 0.0]);
         check(2, spec::Schedule::Constant, &[0.0, 0.05, 0.1, 0.1, 0.1]);
+        // Half of (1 + cos) of no, a quarter, a half, three quarters and the whole of half a turn.
+        let root = 2.0_f64.sqrt() / 2.0;
+        let half = [0.1, 0.05 * (1.0 + root), 0.05, 0.05 * (1.0 - root), 0.0];
+        check(0, spec::Schedule::Cosine, &half);
     }
 }

@@ -90,6 +90,10 @@ pub struct TunedState {
     pub best_values: Vec<f32>,
     /// Last evaluation.
     pub last: Option<BestMetric>,
+    /// Runs of the job that have ended before the one that this state belongs to.
+    pub run: u32,
+    /// Steps of the job that come before this run.
+    pub run_start: u64,
 }
 
 impl TunedState {
@@ -104,7 +108,24 @@ impl TunedState {
             best: None,
             best_values: Vec::new(),
             last: None,
+            run: 0,
+            run_start: 0,
         }
+    }
+
+    /// Steps of its own run that it has behind it.
+    pub fn steps_of_run(&self) -> u64 {
+        self.step.saturating_sub(self.run_start)
+    }
+
+    /// Whether this very state is its run's best so far.
+    pub fn is_best(&self) -> bool {
+        self.best.as_ref().is_some_and(|best| best.step == self.step)
+    }
+
+    /// Whether this very state was evaluated.
+    pub fn is_evaluated(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.step == self.step)
     }
 
     /// SHA-256 of the tuned values: tensors in name order, fp32, little-endian.
@@ -154,7 +175,13 @@ impl TunedState {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| Explained::from_error(&error))?;
-        let facts = Facts { step: self.step, best: self.best.clone(), last: self.last.clone() };
+        let facts = Facts {
+            step: self.step,
+            best: self.best.clone(),
+            last: self.last.clone(),
+            run: self.run,
+            run_start: self.run_start,
+        };
         let facts = serde_json::to_string(&facts).map_err(|error| Explained::from_error(&error))?;
         let metadata = HashMap::from([("ptv2".to_owned(), facts)]);
         safetensors::serialize(views, Some(metadata)).map_err(|error| Explained::from_error(&error))
@@ -193,6 +220,8 @@ impl TunedState {
             best: facts.best,
             best_values,
             last: facts.last,
+            run: facts.run,
+            run_start: facts.run_start,
         })
     }
 }
@@ -203,6 +232,10 @@ struct Facts {
     step: u64,
     best: Option<BestMetric>,
     last: Option<BestMetric>,
+    #[serde(default)]
+    run: u32,
+    #[serde(default)]
+    run_start: u64,
 }
 
 /// SHA-256 of fp32 values, little-endian.
@@ -247,6 +280,7 @@ mod tests {
         let count = u16::try_from(layout.len()).unwrap();
         let mut state = TunedState::new((0..count).map(f32::from).collect());
         state.step = 7;
+        (state.run, state.run_start) = (2, 4);
         state.best = Some(BestMetric { metric: "accuracy".into(), value: 0.5, step: 3 });
         state.best_values = state.values.iter().map(|value| value * 2.0).collect();
         state

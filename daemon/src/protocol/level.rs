@@ -34,11 +34,11 @@ pub struct Levelling {
 /// it, one that has evaluated it already is the source.
 pub fn level(standings: &[Standing], stored: Option<u64>) -> Levelling {
     let ranks = || (0_u32..).zip(standings);
-    let step_of = |one: &Standing| one.place.map(|place| place.step);
-    let furthest = standings.iter().filter_map(step_of).max();
+    let state_of = |one: &Standing| one.place.map(|place| place.state());
+    let furthest = standings.iter().filter_map(state_of).max();
     let agreed = furthest
-        .filter(|step| stored.is_none_or(|stored| stored <= *step))
-        .and_then(|step| majority(standings.iter().filter(|one| step_of(one) == Some(step))));
+        .filter(|(step, _)| stored.is_none_or(|stored| stored <= *step))
+        .and_then(|state| majority(standings.iter().filter(|one| state_of(one) == Some(state))));
     let Some(agreed) = agreed else {
         let receivers = ranks().map(|(rank, _)| rank).skip(1).collect();
         return Levelling { source: 0, from_store: true, receivers };

@@ -3,7 +3,7 @@
 
 use super::backbones::Backbone;
 use super::batch::Slice;
-use super::step::{Network, Setting, SliceGradient};
+use super::step::{Network, RunStep, Setting, SliceGradient};
 use super::{Result, TensorError};
 use std::cmp::Reverse;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 enum Work {
-    Gradient { values: Arc<Vec<f32>>, step: u64, slice: Slice },
+    Gradient { values: Arc<Vec<f32>>, at: RunStep, slice: Slice },
     Logits { values: Arc<Vec<f32>>, number: usize, slice: Slice },
 }
 
@@ -68,14 +68,14 @@ impl Pool {
     pub fn gradients(
         &self,
         values: &Arc<Vec<f32>>,
-        step: u64,
+        at: RunStep,
         mut slices: Vec<Slice>,
     ) -> std::result::Result<Vec<SliceGradient>, PoolError> {
         let count = slices.len();
         // The dearest first, so that the threads end at about the same time.
         slices.sort_by_key(|slice| Reverse(slice.cost()));
         for slice in slices {
-            self.send(Work::Gradient { values: Arc::clone(values), step, slice })?;
+            self.send(Work::Gradient { values: Arc::clone(values), at, slice })?;
         }
         let mut all = Vec::with_capacity(count);
         let mut failure = None;
@@ -142,8 +142,8 @@ fn compute(network: &Network, queue: &Mutex<Receiver<Work>>, results: &Sender<Do
     loop {
         let work = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let done = match work {
-            Ok(Work::Gradient { values, step, slice }) => {
-                Done::Gradient(network.gradient(&values, step, &slice))
+            Ok(Work::Gradient { values, at, slice }) => {
+                Done::Gradient(network.gradient(&values, at, &slice))
             }
             Ok(Work::Logits { values, number, slice }) => {
                 Done::Logits(number, network.logits(&values, &slice))

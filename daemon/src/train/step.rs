@@ -25,8 +25,6 @@ pub struct Setting {
     pub prefix: i64,
     /// Dropout in training.
     pub rates: Rates,
-    /// The job's seed.
-    pub seed: u64,
     /// The tuned tensors.
     pub layout: Layout,
     /// Keys dropout too, where a test wants what must not be: its negative control.
@@ -53,7 +51,6 @@ impl Setting {
                 prefix: method.prefix_dropout.unwrap_or(hidden),
                 head: method.head_dropout.unwrap_or(hidden),
             },
-            seed: job.spec.training.seed,
             layout: Layout::new(
                 prefix as usize,
                 config.num_hidden_layers as usize,
@@ -65,17 +62,26 @@ impl Setting {
         }
     }
 
-    /// First values: N(0, 0.02²) for the prefix and the head's weight, 0 for its bias.
-    pub fn initial_values(&self) -> Vec<f32> {
+    /// First values of a seed: N(0, 0.02²) for the prefix and the head's weight, 0 for its bias.
+    pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.layout.len()];
         for (site, tensor) in (0..).zip(self.layout.tensors()) {
             if tensor.name != HEAD_BIAS {
-                Stream::new(self.seed, Purpose::Initial, 0, 0, site)
+                Stream::new(seed, Purpose::Initial, 0, 0, site)
                     .normal(0.02, &mut values[tensor.range.clone()]);
             }
         }
         values
     }
+}
+
+/// A step of a run: with the slice's number, all that dropout depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunStep {
+    /// The run's seed.
+    pub seed: u64,
+    /// Steps of the run before this one.
+    pub step: u64,
 }
 
 /// What a slice contributes to a step.
@@ -111,17 +117,17 @@ impl Network {
         Self { backbone, setting }
     }
 
-    /// The gradient of a slice at a step.
+    /// The gradient of a slice at a step of a run.
     ///
     /// # Errors
     /// Those of torch.
-    pub fn gradient(&self, values: &[f32], step: u64, slice: &Slice) -> Result<SliceGradient> {
+    pub fn gradient(&self, values: &[f32], at: RunStep, slice: &Slice) -> Result<SliceGradient> {
         let setting = &self.setting;
         let tuned = self.tuned(values, true)?;
-        let seed = setting.seed;
+        let seed = at.seed;
         #[cfg(feature = "faults")]
         let seed = seed + 1000 * u64::from(setting.process);
-        let dropout = Dropout::new(setting.rates, seed, step, slice.index);
+        let dropout = Dropout::new(setting.rates, seed, at.step, slice.index);
         let logits = self.forward(&tuned, slice, &dropout)?;
         let loss = logits.f_cross_entropy_loss::<Tensor>(
             &slice.labels()?,

@@ -7,6 +7,7 @@
 use super::backbones::Backbones;
 use super::generation;
 use super::held::{Exit, Held};
+use super::keeper::Last;
 use super::retry::{Pauses, patiently};
 use super::{Shared, data, join};
 use crate::collective::{AbortHandle, CollectiveError};
@@ -132,7 +133,8 @@ impl Engine {
     fn park(&self, job: &JobId) {
         let Some(held) = self.holding(job) else { return };
         let (Some(keeper), Some(progress)) = (&held.keeper, &held.progress) else { return };
-        let written = keeper.finish(progress.state.clone(), false);
+        let written =
+            keeper.finish(Last { state: Arc::new(progress.state.clone()), files: Vec::new() });
         for _ in 0..PARKING.as_millis() / LOOK.as_millis() {
             match written.recv_timeout(LOOK) {
                 Ok(_) => return,

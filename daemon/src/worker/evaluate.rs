@@ -66,11 +66,12 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     let count: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a split's tokens are far below 2^53")]
     let tokens = count as f64;
-    let epochs = step / job.plan.steps_per_epoch.max(1);
+    let epochs = training.state()?.steps_of_run() / job.plan.steps_per_epoch.max(1);
     Ok(EvaluationMetrics {
         step,
         epoch: u32::try_from(epochs).unwrap_or(u32::MAX),
         split: "val".into(),
+        seed: training.runs.shown_seed(training.state()?.run),
         rows_per_s: Some(f64::from(rows) / seconds),
         tokens_per_s: Some(tokens / seconds),
         values: task.metrics(&predictions, training.held.data.val.labels()),

@@ -2,6 +2,8 @@
 //!
 //! Read [`Training::run`], then [`Training::step`].
 
+use super::agreement;
+use super::health::{self, Health};
 use super::held::{Exit, Held};
 use super::keeper::{Beginning, Keeper};
 use super::{Shared, evaluate, join};
@@ -12,26 +14,22 @@ use crate::collective::tcp::Tcp;
 use crate::features::Rows;
 use crate::numerics::adamw::{AdamW, clip_global_norm};
 use crate::numerics::batches::{BatchPlan, cut, deal};
+use crate::numerics::runs::Runs;
 use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
 use crate::numerics::tree::{Node, covering, sum};
 use crate::protocol::speeds::Speeds;
-use crate::protocol::vote::{Verdict, Vote, judge};
+use crate::protocol::vote::Vote;
 use crate::train::batch::{Slice, expected_cost};
-use crate::train::step::SliceGradient;
-use ptv2_common::api::{MetricsRow, StepMetrics};
+use crate::train::step::{RunStep, SliceGradient};
+use ptv2_common::api::{LogLevel, MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
 use ptv2_common::place::{DevicePhase, Moment, Place, PlacePhase};
 use ptv2_common::session::{FromWorker, Stage, Start};
-use ptv2_common::spec::Interval;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::runtime::Handle;
-
-/// How often a rank that waits for the store looks whether its group goes on.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Brings the ranks level and trains to the end; gives the hash of the final tuned state.
 ///
@@ -59,7 +57,7 @@ pub(super) fn run(
             job: start.job.clone(),
             layout: held.setting.layout.clone(),
             lineage,
-            best: progress.best.clone(),
+            unwritten: progress.ended.iter().chain(&progress.best).cloned().collect(),
         };
         held.keeper = Some(Keeper::start(runtime, Arc::clone(shared), beginning));
     }
@@ -74,15 +72,18 @@ pub(super) struct Training<'a> {
     pub(super) group: &'a mut dyn Collective,
     /// How fast each rank is.
     speeds: Speeds,
+    pub(super) runs: Runs,
     plan: BatchPlan,
     schedule: Schedule,
     adamw: AdamW,
-    /// The current epoch's order of rows.
-    order: Option<(u64, Vec<u32>)>,
+    /// The order of rows of a run's epoch.
+    order: Option<(u32, u64, Vec<u32>)>,
     /// A state to be kept once the ranks have been seen to agree on it.
-    unverified: Option<(TunedState, bool)>,
+    pub(super) unverified: Option<TunedState>,
     /// When, and after which step, a checkpoint was last offered.
-    kept: (Instant, u64),
+    pub(super) kept: (Instant, u64),
+    /// Whether training is seen to lead nowhere.
+    health: Health,
 }
 
 impl<'a> Training<'a> {
@@ -93,11 +94,13 @@ impl<'a> Training<'a> {
         group: &'a mut dyn Collective,
     ) -> Self {
         let training = &start.job.spec.training;
+        let runs = Runs::of(&start.job);
+        let run = held.progress.as_ref().map_or(0, |progress| progress.state.run);
         let plan = BatchPlan {
             rows: u32::try_from(held.data.train.len()).unwrap_or(u32::MAX),
             batch_size: training.batch_size,
             slices: start.job.plan.slices,
-            seed: training.seed,
+            seed: runs.seed(run),
             shuffle: training.shuffle,
         };
         let adamw = AdamW {
@@ -114,11 +117,13 @@ impl<'a> Training<'a> {
             group,
             speeds: Speeds::new(start.members.iter().map(|member| member.weight)),
             plan,
-            schedule: Schedule::new(training, start.job.plan.total_steps),
+            schedule: Schedule::new(training, runs.steps()),
+            runs,
             adamw,
             order: None,
             unverified: None,
             kept: (clock::now(), step),
+            health: Health::default(),
         }
     }
 
@@ -133,18 +138,19 @@ impl<'a> Training<'a> {
             rows.into_iter().for_each(|row| self.report(row));
         }
         loop {
-            if self.evaluation_is_due()? {
-                let is_best = self.evaluate()?;
-                if is_best {
-                    self.keep(true)?;
-                }
+            if self.evaluation_is_due()? && self.evaluate()? {
+                self.keep()?;
             }
-            if self.place()?.step >= self.start.job.plan.total_steps {
-                return self.finish();
+            let state = self.state()?;
+            if self.runs.is_over(state) {
+                if self.runs.is_last(state.run) {
+                    return self.finish();
+                }
+                self.next_run()?;
             }
             let leaving = self.step()?;
             if self.checkpoint_is_due()? {
-                self.keep(false)?;
+                self.keep()?;
             }
             if leaving {
                 // What is parked now, or taken along, is what all have.
@@ -161,9 +167,10 @@ impl<'a> Training<'a> {
         self.shared.pulse.moved(DevicePhase::Stepping, Some(place));
         let began = clock::now();
         let step = place.step;
-        let slices = self.slices(step);
+        let at = self.run_step()?;
+        let slices = self.slices(at.step)?;
         let (own, cost) = self.own_run(&self.held.data.train, &slices);
-        let parts = self.parts(step, &slices, own)?;
+        let parts = self.parts(at, &slices, own.clone())?;
         let took = clock::now().saturating_duration_since(began);
 
         self.shared.pulse.now(Moment::Reduction);
@@ -171,7 +178,7 @@ impl<'a> Training<'a> {
         let elements = progress.state.values.len();
         #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
         let vote = Vote {
-            hash: hash_of(&progress.state),
+            hash: agreement::hash_of(&progress.state),
             leaving: self.shared.orders.is_leaving(),
             cost: cost as f32,
             seconds: took.as_secs_f32(),
@@ -185,7 +192,10 @@ impl<'a> Training<'a> {
         self.shared.pulse.speed(self.speeds.measured(self.group.rank()));
 
         self.shared.pulse.now(Moment::Update);
-        let (loss, learning_rate, grad_norm) = self.update(step, &mut sums)?;
+        let update = self.update(at.step, &mut sums)?;
+        let Some((loss, learning_rate, grad_norm)) = update else {
+            return Err(self.not_finite(at, &slices, own)?);
+        };
         let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
         let tokens: u64 =
             slices.iter().flatten().map(|row| tokens(&self.held.data.train, *row)).sum();
@@ -193,46 +203,55 @@ impl<'a> Training<'a> {
         let tokens = tokens as f64;
         self.note(MetricsRow::Step(StepMetrics {
             step: step + 1,
-            epoch: u32::try_from(self.plan.epoch_of(step)).unwrap_or(u32::MAX),
+            epoch: u32::try_from(self.plan.epoch_of(at.step)).unwrap_or(u32::MAX),
             loss,
             learning_rate,
+            seed: self.runs.shown_seed(self.state()?.run),
             grad_norm,
             rows_per_s: f64::from(sums[elements + 1]) / seconds,
             tokens_per_s: tokens / seconds,
         }));
+        let steps_per_epoch = self.plan.steps_per_epoch();
+        self.warn(|health| health.step(loss, steps_per_epoch));
         Ok(leaving)
     }
 
-    /// Makes the step that the summed gradient says; gives the batch's mean loss, the learning rate and
-    /// the gradient's norm. `sums` holds gradient, loss sum and row count.
-    fn update(&mut self, step: u64, sums: &mut [f32]) -> Result<(f64, f64, f64), Exit> {
+    /// Makes the step number `step` of its run, as the summed gradient says; gives the batch's mean loss,
+    /// the learning rate and the gradient's norm. `sums` holds gradient, loss sum and row count. Where
+    /// they are no finite numbers, nothing is changed and none are given.
+    fn update(&mut self, step: u64, sums: &mut [f32]) -> Result<Option<(f64, f64, f64)>, Exit> {
         let elements = sums.len() - 2;
         let (loss_sum, rows) = (f64::from(sums[elements]), sums[elements + 1]);
         let gradient = &mut sums[..elements];
         // The mean over the batch's true number of rows.
         gradient.iter_mut().for_each(|value| *value /= rows);
         let norm = clip_global_norm(gradient, self.start.job.spec.training.max_grad_norm);
+        if !loss_sum.is_finite() || !norm.is_finite() {
+            return Ok(None);
+        }
         let learning_rate = self.schedule.at(step);
         let progress = self.held.progress.as_mut().ok_or(Exit::Left)?;
         let layout = &self.held.setting.layout;
         self.adamw.update(layout, &mut progress.state, gradient, learning_rate);
-        progress.place = Place { step: step + 1, ..Place::default() };
+        progress.place = Place { step: progress.state.step, ..Place::default() };
         progress.scored.clear();
         #[cfg(feature = "faults")]
         crate::faults::spoil_state(&mut progress.state);
         self.shared.pulse.stepped(progress.place);
-        Ok((loss_sum / f64::from(rows), learning_rate, norm))
+        Ok(Some((loss_sum / f64::from(rows), learning_rate, norm)))
     }
 
-    /// A step's rows by slice.
-    fn slices(&mut self, step: u64) -> Vec<Vec<u32>> {
-        let epoch = self.plan.epoch_of(step);
-        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
-            self.order = Some((epoch, self.plan.order(epoch)));
+    /// The rows of a step of the current run, by slice.
+    fn slices(&mut self, step: u64) -> Result<Vec<Vec<u32>>, Exit> {
+        let (run, epoch) = (self.state()?.run, self.plan.epoch_of(step));
+        if self.order.as_ref().is_none_or(|(of, at, _)| (*of, *at) != (run, epoch)) {
+            self.plan.seed = self.runs.seed(run);
+            self.order = Some((run, epoch, self.plan.order(epoch)));
         }
-        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let order = self.order.as_ref().map_or(&[][..], |(_, _, order)| order);
         let train = &self.held.data.train;
-        cut(&order[self.plan.range(step)], self.plan.slices, |row| train.length(row as usize))
+        let length = |row| train.length(row as usize);
+        Ok(cut(&order[self.plan.range(step)], self.plan.slices, length))
     }
 
     /// The run of slices that this rank computes, and what they cost.
@@ -246,7 +265,7 @@ impl<'a> Training<'a> {
     /// This rank's partial sums: gradient, loss sum, row count.
     fn parts(
         &self,
-        step: u64,
+        at: RunStep,
         slices: &[Vec<u32>],
         own: Range<u32>,
     ) -> Result<Vec<(Node, Vec<f32>)>, Exit> {
@@ -258,7 +277,7 @@ impl<'a> Training<'a> {
             .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
             .collect();
         let elements = values.len();
-        let found = self.held.pool.gradients(&values, step, work)?;
+        let found = self.held.pool.gradients(&values, at, work)?;
         let mut found = found.into_iter().peekable();
         // A slice without rows, in a partial batch, adds zeros.
         let mut leaf = |index: u32| match found.next_if(|one| u32::from(one.index) == index) {
@@ -271,47 +290,14 @@ impl<'a> Training<'a> {
             .collect())
     }
 
-    /// Compares the states that the ranks began with. Where they agree, what waited for that is kept.
-    /// Says whether all leave now.
-    fn verify(&mut self, votes: &[Vote]) -> Result<bool, Exit> {
-        match judge(self.group.rank(), votes) {
-            Verdict::Agreed { leaving } => {
-                if let Some((state, is_best)) = self.unverified.take()
-                    && let Some(keeper) = &self.held.keeper
-                {
-                    keeper.offer(state, is_best);
-                }
-                Ok(leaving)
-            }
-            Verdict::Diverged { own, majority } => {
-                let hashes: Vec<String> =
-                    votes.iter().map(|vote| format!("{:016x}", vote.hash)).collect();
-                Err(Exit::Diverged {
-                    own,
-                    majority,
-                    detail: format!(
-                        "the ranks' states differ after step {}: {}; {}",
-                        self.place()?.step,
-                        hashes.join(", "),
-                        if majority {
-                            "the minority takes the majority's"
-                        } else {
-                            "all go back to the last checkpoint"
-                        }
-                    ),
-                })
-            }
-        }
-    }
-
-    fn evaluation_is_due(&self) -> Result<bool, Exit> {
-        let Place { step, phase, .. } = self.place()?;
-        let job = &self.start.job;
-        let every = u64::from(job.spec.training.eval_every);
+    pub(super) fn evaluation_is_due(&self) -> Result<bool, Exit> {
+        let step = self.state()?.steps_of_run();
+        let every = u64::from(self.start.job.spec.training.eval_every);
         let at_epoch = step > 0
             && self.plan.completes_epoch(step)
             && (step / self.plan.steps_per_epoch()).is_multiple_of(every);
-        Ok(phase != PlacePhase::Evaluated && (at_epoch || step >= job.plan.total_steps))
+        let is_open = self.place()?.phase == PlacePhase::Applied;
+        Ok(is_open && (at_epoch || step >= self.runs.steps()))
     }
 
     /// Evaluates the current state; gives whether it is the best so far.
@@ -327,7 +313,7 @@ impl<'a> Training<'a> {
         state.last = Some(measured.clone());
         if is_best {
             state.best = Some(measured);
-            state.best_values = state.values.clone();
+            state.best_values.clone_from(&state.values);
             progress.best = Some(Arc::new(state.clone()));
         }
         progress.place.phase = PlacePhase::Evaluated;
@@ -337,70 +323,61 @@ impl<'a> Training<'a> {
         Ok(is_best)
     }
 
-    fn checkpoint_is_due(&self) -> Result<bool, Exit> {
-        if self.held.keeper.is_none() {
-            return Ok(false);
-        }
-        let step = self.place()?.step;
-        let (at, kept) = self.kept;
-        Ok(match self.start.job.spec.checkpoint.every {
-            Interval::Steps(steps) => step.saturating_sub(kept) >= steps,
-            Interval::Time(time) => clock::now().saturating_duration_since(at) >= time,
-        } && !self.evaluation_is_due()?)
+    /// Seed and step of the current run.
+    fn run_step(&self) -> Result<RunStep, Exit> {
+        let state = self.state()?;
+        Ok(RunStep { seed: self.runs.seed(state.run), step: state.steps_of_run() })
     }
 
-    /// Has the current state kept once all ranks have been seen to agree on it.
-    fn keep(&mut self, is_best: bool) -> Result<(), Exit> {
-        let step = self.place()?.step;
-        if self.held.keeper.is_some() {
-            let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
-            self.unverified = Some((progress.state.clone(), is_best));
-            self.kept = (clock::now(), step);
-        }
-        Ok(())
-    }
-
-    /// Sees that all ranks hold the same state, without a step.
-    fn agree(&mut self) -> Result<(), Exit> {
-        let state = &self.held.progress.as_ref().ok_or(Exit::Left)?.state;
-        let own = Vote { hash: state.hash64(), leaving: false, cost: 0.0, seconds: 0.0 };
-        let votes = self.group.all_gather_bytes(state.step, &own.to_bytes())?;
-        let vote = |bytes: &Vec<u8>| bytes.first_chunk().map_or(own, Vote::from_bytes);
-        let votes: Vec<Vote> = votes.iter().map(vote).collect();
-        self.verify(&votes).map(drop)
-    }
-
-    /// The job's end: the ranks agree once more, and rank 0 sees its last checkpoint into the store.
-    fn finish(mut self) -> Result<String, Exit> {
-        let place = self.place()?;
-        self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
-        // What would have been kept now is the last state itself.
-        self.unverified = None;
-        self.agree()?;
-        let state = self.held.progress.as_ref().ok_or(Exit::Left)?.state.clone();
-        let is_best = state.best.as_ref().is_some_and(|best| best.step == state.step);
-        let tuned_sha256 = state.tuned_sha256();
-        let Some(keeper) = &self.held.keeper else { return Ok(tuned_sha256) };
-        let answer = keeper.finish(state, is_best);
-        loop {
-            match answer.recv_timeout(LOOK) {
-                Ok(_) => return Ok(tuned_sha256),
-                Err(RecvTimeoutError::Timeout) if self.group.is_aborted() => {
-                    return Err(Exit::Left);
-                }
-                // The writer says what keeps it; this is not a thread that hangs.
-                Err(RecvTimeoutError::Timeout) => {
-                    self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(Explained::new("the writer of checkpoints ended").into());
-                }
-            }
-        }
+    pub(super) fn state(&self) -> Result<&TunedState, Exit> {
+        self.held.progress.as_ref().map(|progress| &progress.state).ok_or(Exit::Left)
     }
 
     pub(super) fn place(&self) -> Result<Place, Exit> {
         self.held.progress.as_ref().map(|progress| progress.place).ok_or(Exit::Left)
+    }
+
+    /// Why a step was not made: whichever slices of any rank gave no finite loss or gradient.
+    ///
+    /// # Errors
+    /// Why this rank left meanwhile.
+    fn not_finite(
+        &mut self,
+        at: RunStep,
+        slices: &[Vec<u32>],
+        own: Range<u32>,
+    ) -> Result<Exit, Exit> {
+        let step = self.place()?.step;
+        let values = Arc::new(self.state()?.values.clone());
+        let train = &self.held.data.train;
+        let work = own
+            .filter(|index| !slices[*index as usize].is_empty())
+            .map(|index| Slice::of(train, index, &slices[index as usize]))
+            .collect();
+        let found = self.held.pool.gradients(&values, at, work)?;
+        let is_bad = |one: &&SliceGradient| {
+            !one.loss.is_finite() || one.gradient.iter().any(|value| !value.is_finite())
+        };
+        let bad = found.iter().filter(is_bad).flat_map(|one| one.index.to_le_bytes());
+        let all = self.group.all_gather_bytes(step, &bad.collect::<Vec<u8>>())?.concat();
+        let bad: Vec<String> = all
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|index| u16::from_le_bytes(*index).to_string())
+            .collect();
+        let slices = if bad.is_empty() { "none alone".into() } else { bad.join(", ") };
+        Ok(health::not_finite(step + 1, self.plan.epoch_of(at.step), &slices).into())
+    }
+
+    /// Tells people, once, what rank 0 sees.
+    fn warn(&mut self, look: impl FnOnce(&mut Health) -> Option<String>) {
+        if self.group.rank() == 0
+            && let Some(message) = look(&mut self.health)
+        {
+            let (job, level) = (self.start.job.id.clone(), LogLevel::Warn);
+            self.shared.outbox.put(FromWorker::Log { job, level, message });
+        }
     }
 
     /// Every rank remembers what happened, and rank 0 reports it.
@@ -419,15 +396,6 @@ impl<'a> Training<'a> {
         let (job, generation) = (self.start.job.id.clone(), self.start.generation);
         self.shared.outbox.put(FromWorker::Progress { job, generation, metrics: vec![row] });
     }
-}
-
-/// What the ranks compare at each step.
-fn hash_of(state: &TunedState) -> u64 {
-    #[cfg(feature = "faults")]
-    if crate::faults::reduction_alone() {
-        return 0;
-    }
-    state.hash64()
 }
 
 /// A row's tokens.

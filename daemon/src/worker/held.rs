@@ -26,6 +26,15 @@ pub(super) struct Progress {
     /// The state at the best evaluation, moments included, so that its checkpoint can be written by
     /// another rank when the one that should is lost.
     pub(super) best: Option<Arc<TunedState>>,
+    /// The last states of runs that ended while this rank took part, for the same reason.
+    pub(super) ended: Vec<Arc<TunedState>>,
+}
+
+impl Progress {
+    /// A state at a place, of which nothing else is known.
+    pub(super) fn at(place: Place, state: TunedState) -> Self {
+        Self { state, place, scored: BTreeMap::new(), best: None, ended: Vec::new() }
+    }
 }
 
 /// A job that this worker is set up for.

@@ -6,13 +6,15 @@ use super::retry::{Failure, Pauses, patiently};
 use crate::checkpoint::{peft, read};
 use crate::collective::tcp::{GroupSpec, Peer, Tcp, Waits};
 use crate::collective::{AbortHandle, Collective};
+use crate::numerics::runs::Runs;
 use crate::numerics::state::TunedState;
 use crate::protocol::level::{self, Levelling, Standing};
+use crate::train::step::Setting;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
+use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use ptv2_common::session::{FromWorker, Start};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -93,7 +95,7 @@ fn transfer(
         bytes.extend(u32::try_from(rows.len()).unwrap_or(u32::MAX).to_le_bytes());
         bytes.extend(rows);
         // One byte of place, since the state holds only the step.
-        bytes.push(u8::from(progress.place.phase == PlacePhase::Evaluated));
+        bytes.push(progress.place.phase as u8);
         bytes.extend(progress.state.to_bytes(&held.setting.layout)?);
     }
     let Some(bytes) = group.transfer_state(BEFORE, source, receivers, &bytes)? else {
@@ -103,12 +105,14 @@ fn transfer(
     let (length, rest) = bytes.split_first_chunk().ok_or_else(cut_off)?;
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let (rows, rest) = rest.split_at_checked(length).ok_or_else(cut_off)?;
-    let (evaluated, state) = rest.split_first().ok_or_else(cut_off)?;
+    let (phase, state) = rest.split_first().ok_or_else(cut_off)?;
     held.remember_all(serde_json::from_slice(rows).map_err(|error| Explained::from_error(&error))?);
     let state = TunedState::from_bytes(state, &held.setting.layout)?;
-    let phase = if *evaluated == 1 { PlacePhase::Evaluated } else { PlacePhase::Applied };
+    let is_it = |of: &PlacePhase| *of as u8 == *phase;
+    let phases = [PlacePhase::Evaluated, PlacePhase::Begun];
+    let phase = phases.into_iter().find(is_it).unwrap_or_default();
     let place = Place { step: state.step, phase, evaluation_slice: 0 };
-    held.progress = Some(Progress { state, place, best: None, scored: BTreeMap::new() });
+    held.progress = Some(Progress::at(place, state));
     Ok(())
 }
 
@@ -144,23 +148,41 @@ fn begin(
         }
         log(LogLevel::Warn, "no checkpoint is good; training begins anew".into());
     }
-    let values = match &job.spec.init.adapter {
-        Some(adapter) => peft::import(Path::new(adapter), layout, job.init_sha256.as_deref())?,
-        None => held.setting.initial_values(),
-    };
-    let (place, scored) = (Place::default(), BTreeMap::new());
-    Ok(Progress { state: TunedState::new(values), place, best: None, scored })
+    let values = first_values(job, &held.setting, Runs::of(job).seed(0))?;
+    Ok(Progress::at(Place::default(), TunedState::new(values)))
+}
+
+/// What a run of a job begins with: an adapter's values where it names one, else those of the seed.
+///
+/// # Errors
+/// When the adapter cannot be read, or is not what it was at submit.
+pub(super) fn first_values(
+    job: &JobRecord,
+    setting: &Setting,
+    seed: u64,
+) -> Result<Vec<f32>, Explained> {
+    match &job.spec.init.adapter {
+        Some(adapter) => {
+            peft::import(Path::new(adapter), &setting.layout, job.init_sha256.as_deref())
+        }
+        None => Ok(setting.initial_values(seed)),
+    }
 }
 
 impl Progress {
     /// A checkpoint's state. One that was evaluated at its step need not be evaluated again.
     fn of_checkpoint(state: TunedState) -> Self {
-        let evaluated = state.last.as_ref().is_some_and(|last| last.step == state.step);
-        let phase = if evaluated { PlacePhase::Evaluated } else { PlacePhase::Applied };
+        let is_first = state.run > 0 && state.steps_of_run() == 0;
+        let phase = if is_first {
+            PlacePhase::Begun
+        } else if state.is_evaluated() {
+            PlacePhase::Evaluated
+        } else {
+            PlacePhase::Applied
+        };
         let place = Place { step: state.step, phase, evaluation_slice: 0 };
-        let best = state.best.as_ref().filter(|best| best.step == state.step);
-        let best = best.map(|_| Arc::new(state.clone()));
-        Self { state, place, best, scored: BTreeMap::new() }
+        let best = state.is_best().then(|| Arc::new(state.clone()));
+        Self { best, ..Self::at(place, state) }
     }
 }
 

@@ -8,20 +8,30 @@ use crate::clock;
 use crate::numerics::state::{Layout, TunedState};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
+use ptv2_common::manifest::CheckpointManifest;
 use ptv2_common::session::FromWorker;
 use ptv2_common::storage::Store;
+use std::collections::VecDeque;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-/// States that wait to be written. A newer one takes the place of an older one of its kind.
+/// States that wait to be written. A newer one takes the place of an older one of its kind, but for
+/// those of runs that have ended: their best and last states are all written, and first.
 #[derive(Default)]
 struct Waiting {
+    ended: VecDeque<Arc<TunedState>>,
     best: Option<Arc<TunedState>>,
     regular: Option<Arc<TunedState>>,
-    last: Option<(Arc<TunedState>, bool, Answer)>,
+    last: Option<(Last, Answer)>,
     closed: bool,
+}
+
+/// A job's last state, and the files that go with it.
+pub(super) struct Last {
+    pub(super) state: Arc<TunedState>,
+    pub(super) files: Vec<(String, Vec<u8>)>,
 }
 
 type Answer = mpsc::Sender<String>;
@@ -43,8 +53,9 @@ pub(super) struct Beginning {
     pub(super) job: JobRecord,
     pub(super) layout: Layout,
     pub(super) lineage: Lineage,
-    /// The best state so far, which a lost rank 0 may not have written any more.
-    pub(super) best: Option<Arc<TunedState>>,
+    /// The last states of ended runs and the best one so far, which a lost rank 0 may not have written
+    /// any more.
+    pub(super) unwritten: Vec<Arc<TunedState>>,
 }
 
 impl Keeper {
@@ -61,10 +72,10 @@ impl Keeper {
     }
 
     /// Leaves a state to be written.
-    pub(super) fn offer(&self, state: TunedState, is_best: bool) {
+    pub(super) fn offer(&self, state: TunedState) {
         let state = Arc::new(state);
         self.put(|waiting| {
-            if is_best {
+            if state.is_best() {
                 waiting.best = Some(state);
             } else {
                 waiting.regular = Some(state);
@@ -72,13 +83,23 @@ impl Keeper {
         });
     }
 
+    /// Leaves the last state of a run that others follow.
+    pub(super) fn end_run(&self, state: Arc<TunedState>) {
+        self.put(|waiting| {
+            waiting.regular = None;
+            let best = waiting.best.take();
+            waiting.ended.extend(best);
+            waiting.ended.push_back(state);
+        });
+    }
+
     /// Leaves the job's last state; its manifest's key comes back when it is in the store.
-    pub(super) fn finish(&self, state: TunedState, is_best: bool) -> mpsc::Receiver<String> {
+    pub(super) fn finish(&self, last: Last) -> mpsc::Receiver<String> {
         let (answer, result) = mpsc::channel();
         self.put(|waiting| {
             // The last state stands for every other that still waits, but for an older best.
             waiting.regular = None;
-            waiting.last = Some((Arc::new(state), is_best, answer));
+            waiting.last = Some((last, answer));
         });
         result
     }
@@ -91,9 +112,10 @@ impl Drop for Keeper {
 }
 
 enum Task {
-    Best(Arc<TunedState>),
+    /// It waits again if it cannot be written.
+    Due(Arc<TunedState>),
     Regular(Arc<TunedState>),
-    Last(Arc<TunedState>, bool, Answer),
+    Last(Last, Answer),
     Closed,
 }
 
@@ -102,14 +124,15 @@ impl Desk {
         loop {
             {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(state) = waiting.best.take() {
-                    return Task::Best(state);
+                let ended = waiting.ended.pop_front();
+                if let Some(state) = ended.or_else(|| waiting.best.take()) {
+                    return Task::Due(state);
                 }
                 if let Some(state) = waiting.regular.take() {
                     return Task::Regular(state);
                 }
-                if let Some((state, is_best, answer)) = waiting.last.take() {
-                    return Task::Last(state, is_best, answer);
+                if let Some((last, answer)) = waiting.last.take() {
+                    return Task::Last(last, answer);
                 }
                 if waiting.closed {
                     return Task::Closed;
@@ -123,17 +146,19 @@ impl Desk {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).closed
     }
 
-    /// A best state that could not be written waits again, unless a better one does already.
+    /// A state that is due and could not be written waits again, unless a better one of its run does
+    /// already.
     fn again(&self, state: Arc<TunedState>) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if !waiting.closed {
-            waiting.best.get_or_insert(state);
+        let is_outdone = waiting.best.as_ref().is_some_and(|best| best.run == state.run);
+        if !waiting.closed && !is_outdone {
+            waiting.ended.push_front(state);
         }
     }
 }
 
 async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
-    let Beginning { store, job, layout, lineage, best } = beginning;
+    let Beginning { store, job, layout, lineage, unwritten } = beginning;
     let mut pauses = Pauses::default();
     let writer = loop {
         let begun =
@@ -147,10 +172,10 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         }
         tokio::time::sleep(pauses.next()).await;
     };
-    if let Some(best) = best
-        && is_missing(&store, &job, best.step).await
-    {
-        desk.again(best);
+    for state in unwritten {
+        if is_missing(&store, &job, &state).await {
+            desk.again(state);
+        }
     }
     let report = |outcome| tell(&shared, &job, &lineage, outcome);
     pauses = Pauses::default();
@@ -160,16 +185,16 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         shared.pulse.uploading(true);
         let outcome = match task {
             Task::Closed => return shared.pulse.uploading(false),
-            Task::Regular(state) => writer.publish(&state, false).await,
-            Task::Best(state) => {
-                let outcome = writer.publish(&state, true).await;
+            Task::Regular(state) => writer.publish(&state, &[]).await,
+            Task::Due(state) => {
+                let outcome = writer.publish(&state, &[]).await;
                 if outcome.is_err() {
                     desk.again(state);
                 }
                 outcome
             }
-            Task::Last(state, is_best, answer) => {
-                if let Some(key) = write_last(&desk, &writer, &state, is_best, &report).await {
+            Task::Last(last, answer) => {
+                if let Some(key) = write_last(&desk, &writer, &last, &report).await {
                     // The device thread may have left the group meanwhile.
                     drop(answer.send(key));
                 }
@@ -193,13 +218,12 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
 async fn write_last(
     desk: &Desk,
     writer: &Writer,
-    state: &TunedState,
-    is_best: bool,
+    last: &Last,
     report: &impl Fn(Result<ptv2_common::api::Checkpoint, Explained>),
 ) -> Option<String> {
     let mut pauses = Pauses::default();
     loop {
-        match writer.publish(state, is_best).await {
+        match writer.publish(&last.state, &last.files).await {
             Ok(checkpoint) => {
                 let key = checkpoint.key.clone();
                 report(Ok(checkpoint));
@@ -215,9 +239,10 @@ async fn write_last(
     }
 }
 
-async fn is_missing(store: &Store, job: &JobRecord, step: u64) -> bool {
+async fn is_missing(store: &Store, job: &JobRecord, state: &TunedState) -> bool {
+    let is_it = |one: &CheckpointManifest| (one.run, one.step) == (state.run, state.step);
     match read::manifests(store, &job.id).await {
-        Ok(found) => !found.iter().any(|(_, one)| one.is_best && one.step == step),
+        Ok(found) => !found.iter().any(|(_, one)| is_it(one)),
         // Not to be told: writing it once too often does no harm.
         Err(_) => true,
     }

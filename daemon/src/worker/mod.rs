@@ -4,12 +4,14 @@
 //! [`orders`], and what it has to say goes through a bounded [`outbox`]. What follows from an order, a
 //! peer's standing or a vote is decided in [`crate::protocol`].
 
+mod agreement;
 mod backbones;
 mod data;
 mod engine;
 mod evaluate;
 mod fingerprint;
 mod generation;
+mod health;
 mod held;
 mod join;
 mod keeper;

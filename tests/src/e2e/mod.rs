@@ -14,4 +14,5 @@ pub(crate) mod harness;
 mod install;
 mod one_hash;
 mod real_data;
+mod seeds;
 mod wire;

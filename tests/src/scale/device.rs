@@ -245,6 +245,7 @@ impl Device {
     fn progress(&mut self, start: &Start, steps: std::ops::RangeInclusive<u64>) {
         let row = |step| {
             MetricsRow::Step(StepMetrics {
+                seed: None,
                 step,
                 epoch: 0,
                 loss: 0.654_321_987_654_321 + 1.0 / step as f64,

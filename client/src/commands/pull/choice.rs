@@ -1,8 +1,7 @@
 //! Which checkpoint of a store's listing is meant. Pure.
 
-use crate::cli::Which;
 use ptv2_common::ids::Generation;
-use ptv2_common::manifest::{CheckpointManifest, counts};
+use ptv2_common::manifest::{self, CheckpointManifest, Which, counts};
 
 /// What a store holds of a job.
 #[derive(Debug, Default)]
@@ -13,19 +12,17 @@ pub(super) struct Listing {
     pub(super) starts: Vec<(Generation, u64)>,
 }
 
-/// Chooses among the manifests that count.
-pub(super) fn choose(listing: &Listing, which: Which) -> Option<&(String, CheckpointManifest)> {
-    let is_meant = |manifest: &CheckpointManifest| match which {
-        Which::Best => manifest.is_best,
-        Which::Last => true,
-        Which::Step(step) => manifest.step == step,
-    };
-    listing
-        .checkpoints
-        .iter()
-        .filter(|(_, manifest)| counts(manifest.step, manifest.generation, &listing.starts))
-        .filter(|(_, manifest)| is_meant(manifest))
-        .max_by_key(|(_, manifest)| (manifest.step, manifest.generation))
+/// Chooses among the manifests that count, of the run with a seed where one is given.
+pub(super) fn choose(
+    listing: Listing,
+    which: Which,
+    seed: Option<u64>,
+) -> Option<(String, CheckpointManifest)> {
+    let Listing { mut checkpoints, starts } = listing;
+    checkpoints.retain(|(_, manifest)| counts(manifest.step, manifest.generation, &starts));
+    checkpoints.sort_by_key(|(_, manifest)| (manifest.step, manifest.generation));
+    let place = manifest::choose(&checkpoints, which, seed)?;
+    Some(checkpoints.swap_remove(place))
 }
 
 #[cfg(test)]
@@ -79,8 +76,8 @@ mod tests {
                 .map(|(generation, start)| (Generation(*generation), *start))
                 .collect(),
         };
-        let chosen = choose(&listing, which).map(|(key, _)| key.as_str());
-        assert_eq!(chosen, expected, "{which:?} with {starts:?}");
+        let chosen = choose(listing, which, None).map(|(key, _)| key);
+        assert_eq!(chosen.as_deref(), expected, "{which:?} with {starts:?}");
     }
 
     #[test]

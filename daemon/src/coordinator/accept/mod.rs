@@ -188,11 +188,12 @@ fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> 
     let trainable = layout.len() as u64;
     let steps_per_epoch = train_rows.div_ceil(u64::from(spec.training.batch_size));
     let epochs = u64::from(spec.training.epochs.unwrap_or(0));
+    let runs = spec.training.run_seeds().len() as u64;
     Plan {
         train_rows,
         val_rows,
         steps_per_epoch,
-        total_steps: spec.training.max_steps.unwrap_or(epochs * steps_per_epoch),
+        total_steps: runs * spec.training.max_steps.unwrap_or(epochs * steps_per_epoch),
         slices: spec.training.slice_count(),
         trainable_parameters: trainable,
         prefix_parameters: layout.tensor(PREFIX_TABLE).map_or(0, |table| table.range.len() as u64),

@@ -5,12 +5,13 @@ use super::problem::Refusal;
 use crate::checkpoint::read;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use object_store::ObjectStoreExt;
 use ptv2_common::api::{Checkpoint, CheckpointFiles};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::manifest::{CheckpointManifest, data_key};
+use ptv2_common::manifest::{CheckpointManifest, Which, choose, data_key};
+use serde::Deserialize;
 
 /// A job's checkpoints, oldest first.
 #[utoipa::path(get, path = "/v1/jobs/{job}/checkpoints", params(("job" = String, Path)),
@@ -21,25 +22,37 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Checkpoint>>, Refusal> {
     let id = JobId(edge.find(job).await?.id);
     let found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
-    Ok(Json(found.iter().map(|(key, manifest)| read::summary(key, manifest)).collect()))
+    Ok(Json(found.iter().map(|(key, manifest)| Checkpoint::of(key, manifest)).collect()))
+}
+
+/// Of which run.
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Run {
+    /// Only of the run with this seed.
+    seed: Option<u64>,
 }
 
 /// The files of a job's `best` or `last` checkpoint, or of that of a step.
 #[utoipa::path(get, path = "/v1/jobs/{job}/checkpoints/{which}",
-    params(("job" = String, Path), ("which" = String, Path, description = "best, last or a step")),
+    params(("job" = String, Path), ("which" = String, Path, description = "best, last or a step"), Run),
     responses((status = 200, body = CheckpointFiles), (status = 404, body = ptv2_common::api::Problem)))]
 pub(super) async fn files(
     State(edge): State<Shared>,
     Path((job, which)): Path<(String, String)>,
+    Query(Run { seed }): Query<Run>,
 ) -> Result<Json<CheckpointFiles>, Refusal> {
+    let asked: Which = which.parse().map_err(Refusal::malformed)?;
     let id = JobId(edge.find(job).await?.id);
     let mut found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
-    let place = position(&found, &which)?;
-    let Some(place) = place else {
-        let steps: Vec<String> = found.iter().map(|(_, one)| one.step.to_string()).collect();
+    let Some(place) = choose(&found, asked, seed) else {
+        let is_asked = |one: &CheckpointManifest| seed.is_none() || one.seed() == seed;
+        let steps = found.iter().filter(|(_, one)| is_asked(one)).map(|(_, one)| one.step);
+        let steps: Vec<String> = steps.map(|step| step.to_string()).collect();
+        let of = seed.map_or_else(String::new, |seed| format!(" of seed {seed}"));
         let known = if steps.is_empty() { "none yet".into() } else { steps.join(", ") };
         return Err(Refusal::not_found(
-            Explained::new(format!("job {id} has no checkpoint `{which}`"))
+            Explained::new(format!("job {id} has no checkpoint `{which}`{of}"))
                 .expected(format!("best, last, or one of the steps: {known}"))
                 .hint(
                     "`ptv2ctl checkpoints` lists them; the first comes with the first evaluation",
@@ -50,22 +63,9 @@ pub(super) async fn files(
     Ok(Json(CheckpointFiles {
         job: id.to_string(),
         store: edge.store_url.clone(),
-        checkpoint: read::summary(&key, &manifest),
+        checkpoint: Checkpoint::of(&key, &manifest),
         files: manifest.files,
     }))
-}
-
-fn position(found: &[(String, CheckpointManifest)], which: &str) -> Result<Option<usize>, Refusal> {
-    match which {
-        "best" => Ok(found.iter().rposition(|(_, manifest)| manifest.is_best)),
-        "last" => Ok(found.len().checked_sub(1)),
-        step => {
-            let step: u64 = step.parse().map_err(|_| {
-                Refusal::malformed(format!("`{step}` is neither best, last nor a step"))
-            })?;
-            Ok(found.iter().rposition(|(_, manifest)| manifest.step == step))
-        }
-    }
 }
 
 /// The bytes of a file, by its hash.

@@ -6,6 +6,7 @@ use std::time::Duration;
 fn step(step: u64, loss: f64) -> MetricsRow {
     let (learning_rate, grad_norm, rows_per_s, tokens_per_s) = (1e-3, 1.0, 2.0, 3.0);
     MetricsRow::Step(StepMetrics {
+        seed: None,
         step,
         epoch: 0,
         loss,

@@ -1,7 +1,7 @@
 //! What the journal keeps of each decision, and how a restarted coordinator takes it up again.
 
 use super::{Cluster, Group, Job, Limits, Phase, Waiting};
-use ptv2_common::api::Checkpoint;
+use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
@@ -28,6 +28,9 @@ pub struct Adopted {
     pub checkpoint: Checkpoint,
     /// The best evaluation that it knows of.
     pub best: Option<BestMetric>,
+    /// What is known of its runs.
+    #[serde(default)]
+    pub runs: Vec<RunStatus>,
     /// How it ended, if it did before its last step.
     pub end: Option<End>,
 }
@@ -199,15 +202,16 @@ impl Cluster {
             }
             Fact::FirstStep { first_step_s, .. } => job.timings.first_step_s = Some(*first_step_s),
             Fact::Evaluated { epoch, metric, .. } => {
-                job.epoch = *epoch;
                 job.step = job.step.max(metric.step);
-                if job.best.as_ref().is_none_or(|best| metric.value > best.value) {
-                    job.best = Some(metric.clone());
-                }
-                job.last = Some(metric.clone());
+                job.evaluated(*epoch, metric);
             }
             Fact::Checkpoint { checkpoint, .. } => {
                 job.step = job.step.max(checkpoint.step);
+                if checkpoint.ends_run
+                    && let Some(run) = job.runs.get_mut(checkpoint.run as usize)
+                {
+                    run.tuned_sha256 = Some(checkpoint.tuned_sha256.clone());
+                }
                 // A best state that could not be written at once may come after a later one.
                 if job.checkpoint.as_ref().is_none_or(|known| known.step <= checkpoint.step) {
                     job.checkpoint = Some(checkpoint.clone());
@@ -215,6 +219,9 @@ impl Cluster {
             }
             Fact::Succeeded { tuned_sha256, train_s, .. } => {
                 job.tuned_sha256 = Some(tuned_sha256.clone());
+                if let Some(run) = job.runs.last_mut() {
+                    run.tuned_sha256 = Some(tuned_sha256.clone());
+                }
                 job.timings.train_s = Some(*train_s);
                 job.enter(now, Phase::Succeeded);
             }
@@ -270,8 +277,11 @@ impl Job {
         self.generation = adopted.generation;
         self.step = checkpoint.step;
         self.best.clone_from(&adopted.best);
+        if adopted.runs.len() == self.runs.len() {
+            self.runs.clone_from(&adopted.runs);
+        }
         self.checkpoint = Some(checkpoint.clone());
-        if checkpoint.step >= self.record.plan.total_steps {
+        if checkpoint.ends_job || checkpoint.step >= self.record.plan.total_steps {
             self.tuned_sha256 = Some(checkpoint.tuned_sha256.clone());
             self.enter(now, Phase::Succeeded);
         } else if let Some(end) = &adopted.end {

@@ -1,6 +1,6 @@
 //! A job and its group, each state with just what it is valid with.
 
-use ptv2_common::api::Checkpoint;
+use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
@@ -29,6 +29,8 @@ pub(super) struct Job {
     pub(super) rows_per_s: Option<f64>,
     pub(super) best: Option<BestMetric>,
     pub(super) last: Option<BestMetric>,
+    /// By seed, in the order of training.
+    pub(super) runs: Vec<RunStatus>,
     pub(super) checkpoint: Option<Checkpoint>,
     /// The last step that metrics came of, in this life of the coordinator.
     pub(super) reported: u64,
@@ -102,7 +104,9 @@ pub(super) enum MemberState {
 
 impl Job {
     pub(super) fn new(now: Duration, order: u64, record: JobRecord) -> Self {
+        let seeds = record.spec.training.run_seeds();
         Self {
+            runs: seeds.into_iter().map(RunStatus::new).collect(),
             record,
             order,
             submitted_at: now,
@@ -163,6 +167,20 @@ impl Job {
     /// Its group, whatever the generation.
     pub(super) fn any_group_mut(&mut self) -> Option<&mut Group> {
         self.group_mut(self.generation)
+    }
+
+    /// Takes an evaluation down: of the job's own figures, the best is that of the run in progress.
+    pub(super) fn evaluated(&mut self, epoch: u32, metric: &BestMetric) {
+        self.epoch = epoch;
+        self.last = Some(metric.clone());
+        let Some(run) = self.runs.get_mut(self.record.run_of(metric.step)) else { return };
+        // Of equal ones the earliest stays.
+        if run.best.as_ref().is_none_or(|best| metric.value > best.value) {
+            run.best = Some(metric.clone());
+        }
+        run.epoch = epoch;
+        run.last = Some(metric.clone());
+        self.best.clone_from(&run.best);
     }
 
     /// Another phase begins.

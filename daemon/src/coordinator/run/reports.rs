@@ -329,7 +329,8 @@ impl Cluster {
                 MetricsRow::Evaluation(row) => {
                     let name = job.record.best_metric.clone();
                     let Some(value) = row.values.get(&name).copied() else { continue };
-                    let message = format!("epoch {}: {name} {value:.4}", row.epoch);
+                    let seed = row.seed.map_or_else(String::new, |seed| format!("seed {seed}, "));
+                    let message = format!("{seed}epoch {}: {name} {value:.4}", row.epoch);
                     actions.push(note(id, "evaluated", message));
                     let metric = BestMetric { metric: name, value, step: row.step };
                     let fact = Fact::Evaluated { job: id.clone(), epoch: row.epoch, metric };

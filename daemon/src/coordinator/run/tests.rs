@@ -55,6 +55,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
 /// A report of one step.
 pub(crate) fn progress(job: &str, generation: u64, step: u64) -> FromWorker {
     let row = StepMetrics {
+        seed: None,
         step,
         epoch: 0,
         loss: 1.0,

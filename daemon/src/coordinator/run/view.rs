@@ -2,7 +2,7 @@
 
 use super::{Cluster, Job, MemberState, Phase, Waiting};
 use crate::clock::millis;
-use ptv2_common::api::{JobState, JobStatus, Reason, StorageBehind, WorkerStatus};
+use ptv2_common::api::{JobState, JobStatus, Reason, StorageBehind, Summary, WorkerStatus};
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::place::DevicePhase;
 use std::time::Duration;
@@ -70,7 +70,10 @@ impl Cluster {
         let reason = self.reason(now, job);
         let world = job.group().map_or(0, |group| group.members.len());
         let record = &job.record;
+        let several = job.runs.len() > 1;
         JobStatus {
+            seeds: if several { job.runs.clone() } else { Vec::new() },
+            summary: if several { Summary::of(&job.runs) } else { None },
             id: record.id.to_string(),
             name: record.name.clone(),
             state: state(&job.phase),

@@ -252,6 +252,10 @@ impl World {
         worker.moved_at = worker.moved_at.max(now);
         let Some(standing) = standing else { return Ok(()) };
         let checkpoint = Checkpoint {
+            run: 0,
+            seed: None,
+            ends_run: false,
+            ends_job: false,
             key: checkpoint_key(&job, standing.place.step, generation),
             step: standing.place.step,
             generation: generation.0,

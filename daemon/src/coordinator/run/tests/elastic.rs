@@ -206,6 +206,10 @@ fn a_job_says_since_when_storage_is_behind() {
     let behind = bench.status("j1").storage_behind.unwrap();
     assert_eq!((behind.since_unix_ms, behind.error.what.as_str()), (5_000, "still none"));
     let checkpoint = Checkpoint {
+        run: 0,
+        seed: None,
+        ends_run: false,
+        ends_job: false,
         key: "k".into(),
         step: 1,
         generation: 1,
