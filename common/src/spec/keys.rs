@@ -117,13 +117,13 @@ fn resolve<'a>(schema: &'a RefOr<Schema>, named: &'a Named) -> Option<(String, C
     let object = match inner {
         RefOr::T(Schema::Object(object)) => Cow::Borrowed(object),
         // A list of values is a key like any other.
-        RefOr::T(Schema::Array(list)) => Cow::Owned(
-            ObjectBuilder::new()
-                .schema_type(list.schema_type.clone())
-                .description(list.description.as_ref())
-                .example(list.example.clone())
-                .build(),
-        ),
+        RefOr::T(Schema::Array(list)) => {
+            let types = list.schema_type.clone();
+            let mut object = ObjectBuilder::new().schema_type(types).build();
+            object.description.clone_from(&list.description);
+            object.example.clone_from(&list.example);
+            Cow::Owned(object)
+        }
         _ => return None,
     };
     let doc = doc.or(object.description.as_ref()).cloned().unwrap_or_default();

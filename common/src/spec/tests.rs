@@ -81,7 +81,7 @@ fn a_wrong_type_is_named_with_what_was_found() {
         "schedule = 3",
         "`training.schedule` is 3",
         "training.schedule",
-        "one of `linear`, `constant`",
+        "one of `linear`, `cosine`, `constant`",
     );
     check("shuffle = []", "`training.shuffle` is a list", "training.shuffle", "true or false");
     let [what, place, expected, _] = refusal("data.root = \"file:///data\"", "data = 3");
