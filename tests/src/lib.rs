@@ -11,6 +11,8 @@ mod e2e;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]
+mod parity_backbones;
+#[cfg(test)]
 mod parity_bf16;
 #[cfg(test)]
 mod scale;

@@ -128,7 +128,7 @@ pub(crate) fn largest_error(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// Largest difference as a share of the largest expected value.
-fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     let scale = expected.iter().map(|value| value.abs()).fold(0.0, f32::max);
     largest_error(found, expected) / scale
 }

@@ -1,6 +1,7 @@
-//! What `config.json` says of a BERT.
+//! What `config.json` says of a backbone.
 
 use super::CONFIG;
+use super::deberta::Deberta;
 use ptv2_common::error::Explained;
 use serde::Deserialize;
 use serde_json::Value;
@@ -9,10 +10,33 @@ use std::path::Path;
 
 /// Bytes of `config.json` at most; real ones have a few thousand.
 const BYTES_MAX: u64 = 1 << 20;
+/// The buckets of distance that MPNet's code always counts with.
+pub(crate) const MPNET_BUCKETS: u32 = 32;
 
-/// A BERT's configuration, as far as jobs are checked against it and the forward pass needs it.
+/// The kinds of encoder that this build trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Architecture {
+    /// BERT.
+    #[serde(rename = "bert")]
+    Bert,
+    /// RoBERTa, and XLM-RoBERTa, which differs in its words only: positions count from behind the
+    /// padding's.
+    #[serde(rename = "roberta", alias = "xlm-roberta")]
+    Roberta,
+    /// MPNet: RoBERTa's positions, no token types, and a bias of scores by distance.
+    #[serde(rename = "mpnet")]
+    Mpnet,
+    /// DeBERTa-v2 and -v3: scores depend on content and distance.
+    #[serde(rename = "deberta-v2")]
+    DebertaV2,
+}
+
+/// A backbone's configuration, as far as jobs are checked against it and the forward pass needs it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Config {
+    /// Which kind of encoder it is.
+    #[serde(rename = "model_type")]
+    pub architecture: Architecture,
     /// Hidden size H.
     pub hidden_size: u32,
     /// Layers L.
@@ -23,13 +47,11 @@ pub struct Config {
     pub intermediate_size: u32,
     /// Rows of the word table.
     pub vocab_size: u32,
-    /// Rows of the position table.
+    /// Rows of the position table; see [`Config::positions`].
     pub max_position_embeddings: u32,
-    /// Rows of the token type table.
-    #[serde(default = "two")]
+    /// Rows of the token type table; 0 where there is none.
     pub type_vocab_size: u32,
     /// Added to variances in the norms.
-    #[serde(default = "small")]
     pub layer_norm_eps: f64,
     /// Activation of the feed-forward part: gelu or relu.
     #[serde(default = "gelu")]
@@ -39,14 +61,14 @@ pub struct Config {
     pub attention_probs_dropout_prob: f64,
     #[serde(default = "absolute")]
     position_embedding_type: String,
+    pad_token_id: u32,
+    #[serde(default = "mpnet_buckets")]
+    relative_attention_num_buckets: u32,
+    /// What only a DeBERTa has.
+    #[serde(skip)]
+    pub deberta: Option<Deberta>,
 }
 
-fn two() -> u32 {
-    2
-}
-fn small() -> f64 {
-    1e-12
-}
 fn gelu() -> String {
     "gelu".into()
 }
@@ -55,6 +77,26 @@ fn tenth() -> f64 {
 }
 fn absolute() -> String {
     "absolute".into()
+}
+fn mpnet_buckets() -> u32 {
+    MPNET_BUCKETS
+}
+
+impl Architecture {
+    /// What transformers takes where these keys are missing.
+    fn defaults(self) -> [(&'static str, Value); 3] {
+        let (types, epsilon, padding) = match self {
+            Self::Bert => (2, 1e-12, 0),
+            Self::Roberta => (2, 1e-12, 1),
+            Self::Mpnet => (0, 1e-12, 1),
+            Self::DebertaV2 => (0, 1e-7, 0),
+        };
+        [
+            ("type_vocab_size", types.into()),
+            ("layer_norm_eps", epsilon.into()),
+            ("pad_token_id", padding.into()),
+        ]
+    }
 }
 
 impl Config {
@@ -83,22 +125,78 @@ impl Config {
     /// # Errors
     /// Names the key, its value, and what this build can train on. The place is the caller's.
     pub fn parse(bytes: &[u8]) -> Result<Self, Explained> {
-        let whole = "the config.json of a BERT, as `save_pretrained` of transformers writes it";
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| {
+        let whole = "the config.json of an encoder, as `save_pretrained` of transformers writes it";
+        let mut value: Value = serde_json::from_slice(bytes).map_err(|error| {
             Explained::new(format!("the backbone's configuration is no valid JSON: {error}"))
                 .expected(whole)
                 .hint("download the backbone again")
         })?;
-        let kind = value.get("model_type").unwrap_or(&Value::Null);
-        let known = "\"bert\", the only kind that this build trains";
-        check("model_type", kind, kind == "bert", known)?;
-        let config: Self = serde_json::from_value(value).map_err(|error| {
+        let kind = value.get("model_type").cloned().unwrap_or(Value::Null);
+        let architecture = Architecture::deserialize(&kind).ok();
+        let known = "bert, roberta, xlm-roberta, mpnet or deberta-v2";
+        check("model_type", &kind, architecture.is_some(), known)?;
+        for (key, default) in architecture.iter().flat_map(|one| one.defaults()) {
+            if let Some(keys) = value.as_object_mut() {
+                keys.entry(key).or_insert(default);
+            }
+        }
+        let refused = |error: serde_json::Error| {
             Explained::new(format!("the backbone's configuration is refused: {error}"))
                 .expected(whole)
                 .hint("mend the key, or download the backbone again")
-        })?;
+        };
+        let mut config = Self::deserialize(&value).map_err(refused)?;
+        match config.architecture {
+            Architecture::Bert | Architecture::Roberta => {}
+            // Its code has no token types, whatever the file says.
+            Architecture::Mpnet => config.type_vocab_size = 0,
+            Architecture::DebertaV2 => {
+                config.deberta = Some(Deberta::deserialize(&value).map_err(refused)?);
+            }
+        }
         config.check()?;
         Ok(config)
+    }
+
+    /// The row of the position table that the first position reads: padding has those before it.
+    pub fn first_position(&self) -> u32 {
+        match self.architecture {
+            Architecture::Bert | Architecture::DebertaV2 => 0,
+            Architecture::Roberta => self.pad_token_id.saturating_add(1),
+            Architecture::Mpnet => 2,
+        }
+    }
+
+    /// Positions that prefix and text may take.
+    pub fn positions(&self) -> u32 {
+        self.max_position_embeddings.saturating_sub(self.first_position())
+    }
+
+    /// Positions of a prefix of so many tokens: none where positions are relative to each other, for
+    /// a prefix stands at no distance from the text.
+    pub fn prefix_positions(&self, prefix: u32) -> u32 {
+        match self.architecture {
+            Architecture::Bert | Architecture::Roberta | Architecture::Mpnet => prefix,
+            Architecture::DebertaV2 => 0,
+        }
+    }
+
+    /// Whether a prompt can stand before the word embeddings.
+    pub fn supports_prompt(&self) -> bool {
+        match self.architecture {
+            Architecture::Bert | Architecture::Roberta | Architecture::Mpnet => true,
+            Architecture::DebertaV2 => false,
+        }
+    }
+
+    /// Whether its files must have a pooler, as it was pre-trained with one.
+    pub fn requires_pooler(&self) -> bool {
+        self.architecture == Architecture::Bert
+    }
+
+    /// Whether its files may have a pooler. What a DeBERTa's name so belongs to a classifier.
+    pub fn has_pooler(&self) -> bool {
+        self.architecture != Architecture::DebertaV2
     }
 
     /// Bounds also keep the products of sizes far from overflow.
@@ -109,12 +207,17 @@ impl Config {
             ("num_attention_heads", self.num_attention_heads, 1 << 10),
             ("intermediate_size", self.intermediate_size, 1 << 20),
             ("max_position_embeddings", self.max_position_embeddings, 1 << 20),
-            ("type_vocab_size", self.type_vocab_size, 1 << 8),
             ("vocab_size", self.vocab_size, 1 << 24),
         ];
         for (key, size, most) in sizes {
             check(key, size, (1..=most).contains(&size), &format!("1 to {most}"))?;
         }
+        let (types, fewest) = match self.architecture {
+            Architecture::Bert | Architecture::Roberta => (self.type_vocab_size, 1),
+            Architecture::Mpnet | Architecture::DebertaV2 => (self.type_vocab_size, 0),
+        };
+        let range = fewest..=1 << 8;
+        check("type_vocab_size", types, range.contains(&types), &format!("{fewest} to 256"))?;
         let hidden = self.hidden_size;
         let multiple = hidden.is_multiple_of(self.num_attention_heads);
         let expected = format!("a multiple of `num_attention_heads` {}", self.num_attention_heads);
@@ -124,11 +227,23 @@ impl Config {
         let act = &self.hidden_act;
         check("hidden_act", act, act == "gelu" || act == "relu", "gelu or relu")?;
         let kind = &self.position_embedding_type;
-        check("position_embedding_type", kind, kind == "absolute", "absolute")
+        check("position_embedding_type", kind, kind == "absolute", "absolute")?;
+        let positions = self.max_position_embeddings;
+        let some = format!("above {}, which are the padding's", self.first_position());
+        check("max_position_embeddings", positions, self.positions() > 0, &some)?;
+        let buckets = self.relative_attention_num_buckets;
+        let count = MPNET_BUCKETS.to_string();
+        check("relative_attention_num_buckets", buckets, buckets == MPNET_BUCKETS, &count)?;
+        self.deberta.iter().try_for_each(|deberta| deberta.check(self))
     }
 }
 
-fn check(key: &str, value: impl Display, ok: bool, expected: &str) -> Result<(), Explained> {
+pub(super) fn check(
+    key: &str,
+    value: impl Display,
+    ok: bool,
+    expected: &str,
+) -> Result<(), Explained> {
     if ok {
         return Ok(());
     }

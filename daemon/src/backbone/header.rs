@@ -14,6 +14,8 @@ const NUMBERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 const LENGTH_BYTES: u64 = 8;
 /// Bytes of a header at most: the format's own bound.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// What transformers puts before the names of an encoder that is part of a larger model.
+const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 
 /// What a weight file says of its tensors.
 pub struct Header {
@@ -88,8 +90,10 @@ impl Header {
         if whole != bytes {
             return Err(cut_off(whole));
         }
-        let named = tensors.tensors().keys().any(|name| name.starts_with("bert."));
-        Ok(Self { path: path.into(), prefix: if named { "bert." } else { "" }, tensors })
+        let names = tensors.tensors();
+        let named = |prefix: &&str| names.keys().any(|name| name.starts_with(prefix));
+        let prefix = PREFIXES.into_iter().find(named).unwrap_or_default();
+        Ok(Self { path: path.into(), prefix, tensors })
     }
 
     /// Checks every tensor of a list.
@@ -100,7 +104,12 @@ impl Header {
         shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
     }
 
-    /// One tensor, named without `bert.`, of the shape that the configuration implies.
+    /// Whether the file has a tensor, named without the architecture.
+    pub fn holds(&self, name: &str) -> bool {
+        self.tensors.info(&self.name_in_file(name)).is_some()
+    }
+
+    /// One tensor, named without the architecture, of the shape that the configuration implies.
     ///
     /// # Errors
     /// Names the tensor, with the expected and the found shape.

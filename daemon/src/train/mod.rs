@@ -11,6 +11,7 @@ pub mod batch;
 pub mod dropout;
 pub mod pool;
 pub mod prefix;
+pub mod relation;
 pub mod step;
 
 use ptv2_common::error::Explained;

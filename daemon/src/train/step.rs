@@ -204,7 +204,7 @@ impl Network {
             )?,
             None => Vec::new(),
         };
-        let first = self.backbone.encode(&inputs, &keys, dropout)?;
+        let first = self.backbone.encode(&inputs, &keys, None, dropout)?;
         let pooled = self.backbone.pool(&first)?;
         let logits = dropout
             .apply(pooled, Site::Head)?

@@ -138,8 +138,8 @@ fn check_template(spec: &JobSpec, task: &dyn Task) -> Result<(), Explained> {
 }
 
 fn check_positions(spec: &JobSpec, backbone: &Backbone) -> Result<(), Explained> {
-    let (prefix, longest) = (spec.method.prefix_length(), spec.data.max_seq_length);
-    let bound = backbone.config.max_position_embeddings;
+    let prefix = backbone.config.prefix_positions(spec.method.prefix_length());
+    let (longest, bound) = (spec.data.max_seq_length, backbone.config.positions());
     if prefix + longest <= bound {
         return Ok(());
     }
@@ -199,7 +199,8 @@ fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> 
         prefix_parameters: layout.tensor(PREFIX_TABLE).map_or(0, |table| table.range.len() as u64),
         gradient_bytes: 4 * trainable,
         checkpoint_bytes: 3 * 4 * trainable,
-        positions_used: spec.method.prefix_length() + spec.data.max_seq_length,
-        positions_available: config.max_position_embeddings,
+        positions_used: config.prefix_positions(spec.method.prefix_length())
+            + spec.data.max_seq_length,
+        positions_available: config.positions(),
     }
 }

@@ -213,8 +213,8 @@ fn a_backbone_that_cannot_be_used_is_named() {
         place.write("allowed/model/config.json", &config.replace(from, to));
     };
     let file = "allowed/model/config.json";
-    with("\"bert\"", "\"roberta\"");
-    check_refused(&place, |_| (), "`model_type` of the backbone is \"roberta\"", file);
+    with("\"bert\"", "\"gpt2\"");
+    check_refused(&place, |_| (), "`model_type` of the backbone is \"gpt2\"", file);
     with("\"num_attention_heads\": 4", "\"num_attention_heads\": 5");
     check_refused(&place, |_| (), "`hidden_size` of the backbone is 32", file);
     with("\"vocab_size\"", "\"words\"");
