@@ -167,7 +167,8 @@ impl Config {
         }
     }
 
-    /// Positions that prefix and text may take.
+    /// Positions that prefix and text may take. A DeBERTa without a table of positions is held to the
+    /// length that it was trained with, too.
     pub fn positions(&self) -> u32 {
         self.max_position_embeddings.saturating_sub(self.first_position())
     }
