@@ -167,7 +167,8 @@ impl Config {
         }
     }
 
-    /// Positions that prefix and text may take.
+    /// Positions that prefix and text may take. A DeBERTa without a table of positions is held to the
+    /// length that it was trained with, too.
     pub fn positions(&self) -> u32 {
         self.max_position_embeddings.saturating_sub(self.first_position())
     }
@@ -250,4 +251,104 @@ pub(super) fn check(
     Err(Explained::new(format!("`{key}` of the backbone is {value}"))
         .expected(expected)
         .hint("take a backbone that this build trains"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// The sizes that every file says, and what is `more`.
+    fn parse(kind: &str, more: &Value) -> Result<Config, Explained> {
+        let mut keys = json!({
+            "model_type": kind, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "intermediate_size": 64, "vocab_size": 128, "max_position_embeddings": 66,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            keys[key] = value.clone();
+        }
+        Config::parse(keys.to_string().as_bytes())
+    }
+
+    /// What version 3 has, as it was released.
+    fn deberta(key: &str, value: Value) -> Result<Config, Explained> {
+        let mut keys = json!({
+            "relative_attention": true, "position_buckets": 16, "norm_rel_ebd": "layer_norm",
+            "share_att_key": true, "pos_att_type": "p2c|c2p", "max_relative_positions": -1,
+            "position_biased_input": false,
+        });
+        keys[key] = value;
+        parse("deberta-v2", &keys)
+    }
+
+    #[test]
+    fn missing_keys_are_what_transformers_takes() {
+        let none = json!({});
+        for (kind, architecture, positions, types, epsilon) in [
+            ("bert", Architecture::Bert, 66, 2, 1e-12),
+            ("roberta", Architecture::Roberta, 64, 2, 1e-12),
+            ("xlm-roberta", Architecture::Roberta, 64, 2, 1e-12),
+            ("mpnet", Architecture::Mpnet, 64, 0, 1e-12),
+        ] {
+            let config = parse(kind, &none).unwrap();
+            assert_eq!((config.architecture, config.positions()), (architecture, positions));
+            assert_eq!((config.type_vocab_size, config.layer_norm_eps), (types, epsilon));
+            assert_eq!((config.prefix_positions(5), config.supports_prompt()), (5, true));
+            assert!(config.deberta.is_none());
+        }
+        assert_eq!(parse("mpnet", &json!({"type_vocab_size": 2})).unwrap().type_vocab_size, 0);
+        let moved = parse("roberta", &json!({"pad_token_id": 5})).unwrap();
+        assert_eq!((moved.first_position(), moved.positions()), (6, 60));
+    }
+
+    #[test]
+    fn a_deberta_says_how_far_distances_go() {
+        let config = deberta("vocab_size", 128.into()).unwrap();
+        assert_eq!((config.positions(), config.prefix_positions(5)), (66, 0));
+        assert_eq!((config.type_vocab_size, config.layer_norm_eps), (0, 1e-7));
+        assert!(!config.supports_prompt() && !config.has_pooler());
+        let reach = |config: &Config| {
+            let deberta = config.deberta.as_ref().unwrap();
+            (deberta.span(config), deberta.buckets(config))
+        };
+        assert_eq!(reach(&config), (16, Some((16, 66))));
+        let single = deberta("position_buckets", (-1).into()).unwrap();
+        assert_eq!(reach(&single), (66, None));
+        let bounded = deberta("max_relative_positions", 40.into()).unwrap();
+        assert_eq!(reach(&bounded), (16, Some((16, 40))));
+        assert!(deberta("pos_att_type", json!(["c2p", "p2c"])).is_ok());
+    }
+
+    #[test]
+    fn what_would_be_computed_otherwise_is_refused_by_name() {
+        let refused = |config: Result<Config, Explained>, key: &str| {
+            let error = config.unwrap_err();
+            assert!(error.what.contains(&format!("`{key}`")), "{key}: {error:?}");
+            assert!(error.expected.is_some() && error.hint.is_some(), "{error:?}");
+        };
+        refused(parse("electra", &json!({})), "model_type");
+        refused(parse("roberta", &json!({"pad_token_id": 65})), "max_position_embeddings");
+        refused(parse("roberta", &json!({"type_vocab_size": 0})), "type_vocab_size");
+        let buckets = json!({"relative_attention_num_buckets": 64});
+        refused(parse("mpnet", &buckets), "relative_attention_num_buckets");
+        for (key, value) in [
+            ("relative_attention", json!(false)),
+            ("share_att_key", json!(false)),
+            ("pos_att_type", json!("c2p")),
+            ("pos_att_type", json!(null)),
+            ("pos_att_type", json!(7)),
+            ("norm_rel_ebd", json!("batch_norm")),
+            ("position_buckets", json!(2)),
+            ("max_relative_positions", json!(9)),
+            ("conv_kernel_size", json!(2)),
+            ("conv_groups", json!(2)),
+            ("conv_act", json!("relu")),
+            ("embedding_size", json!(16)),
+            ("attention_head_size", json!(16)),
+        ] {
+            // Buckets and the farthest distance are one condition.
+            let named = if key == "max_relative_positions" { "position_buckets" } else { key };
+            refused(deberta(key, value), named);
+        }
+    }
 }

@@ -104,6 +104,15 @@ impl Header {
         shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
     }
 
+    /// Checks those tensors of a list that the file has.
+    ///
+    /// # Errors
+    /// Those of [`Header::find`].
+    pub fn check_held(&self, shapes: &Shapes) -> Result<(), Explained> {
+        let mut held = shapes.iter().filter(|(name, _)| self.holds(name));
+        held.try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    }
+
     /// Whether the file has a tensor, named without the architecture.
     pub fn holds(&self, name: &str) -> bool {
         self.tensors.info(&self.name_in_file(name)).is_some()
@@ -149,6 +158,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::tensors::optional_shapes;
     use crate::backbone::{Config, shapes};
     use serde_json::json;
 
@@ -173,6 +183,32 @@ mod tests {
             // Three tables and a norm; sixteen tensors a layer; the pooler.
             assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
             Header::read(&folder.join("model.safetensors")).unwrap().check(&shapes).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_architecture_has_its_own_tensors() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+        for (name, outside, optional) in [
+            // Three tables and a norm.
+            ("roberta-tiny/backbone", 5, 2),
+            // Two tables, a norm, the bias.
+            ("mpnet-tiny/backbone", 5, 2),
+            // The words, a norm, the table of distances and its norm.
+            ("deberta-tiny/backbone", 6, 0),
+            // Three tables, a norm, the distances, the convolution and its norm.
+            ("deberta-tiny/backbone-v2", 10, 0),
+        ] {
+            let folder = goldens.join(name);
+            let config = Config::read(&folder).unwrap();
+            let (needed, held) = (shapes(&config), optional_shapes(&config));
+            assert_eq!((needed.len(), held.len()), (outside + 2 * 16, optional), "{name}");
+            let header = Header::read(&folder.join("model.safetensors")).unwrap();
+            header.check(&needed).unwrap();
+            header.check_held(&held).unwrap();
+            assert_eq!(header.holds("pooler.dense.weight"), optional > 0, "{name}");
+            let wrong = Shapes::from([("pooler.dense.bias".into(), vec![7])]);
+            assert_eq!(header.check_held(&wrong).is_err(), optional > 0, "{name}");
         }
     }
 

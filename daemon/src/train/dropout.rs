@@ -159,6 +159,8 @@ mod tests {
                 (Site::Embeddings, 0.3),
                 (Site::AttentionOutput(1), 0.3),
                 (Site::Output(0), 0.3),
+                (Site::Distances(1), 0.3),
+                (Site::Convolution, 0.3),
                 (Site::Attention(2), 0.2),
                 (Site::Prefix, 0.1),
                 (Site::Head, 0.5),
@@ -192,6 +194,8 @@ mod tests {
             mask(2, 3, Site::AttentionOutput(0)),
             mask(2, 3, Site::Attention(0)),
             mask(2, 3, Site::Embeddings),
+            mask(2, 3, Site::Distances(0)),
+            mask(2, 3, Site::Convolution),
             base.roll([1], [0]),
             base.roll([1], [1]),
         ];

@@ -155,6 +155,20 @@ fn prefix_and_text_must_fit_the_positions() {
 }
 
 #[test]
+fn each_architecture_counts_its_positions() {
+    // RoBERTa's and MPNet's first two rows are the padding's; a prefix before a DeBERTa takes none.
+    for (name, used, available) in
+        [("roberta-tiny", 29, 144), ("mpnet-tiny", 29, 144), ("deberta-tiny", 24, 144)]
+    {
+        let place = Place::new();
+        copy(&goldens().join("..").join(name).join("backbone"), &place.path("allowed/model"));
+        let found = plan(place.spec(), &place.roots()).unwrap();
+        assert_eq!((found.positions_used, found.positions_available), (used, available), "{name}");
+        assert_eq!(found.prefix_parameters, 5 * 2 * 2 * 32);
+    }
+}
+
+#[test]
 fn nothing_outside_the_roots_is_read() {
     let place = Place::new();
     let outside = "lies under no root";
