@@ -12,13 +12,14 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft chaos churn overhead bench scale venv lint unit e2e libtorch backbone build release install
+.PHONY: help demo test test-peft chaos churn overhead bench scale venv lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
+	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
 	@echo "make test-peft                an adapter trained here, loaded by PEFT"
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
@@ -33,6 +34,10 @@ libtorch:
 
 backbone:
 	@scripts/backbone.sh
+
+# A model of base size, for runs that look at quality.
+backbone-mpnet:
+	@scripts/backbone.sh all-mpnet-base-v2
 
 demo: libtorch backbone release
 	@scripts/demo.sh

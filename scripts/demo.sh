@@ -14,19 +14,20 @@ ln -sfn "${PTV2_CACHE:-$HOME/.cache/ptv2}/backbones/all-MiniLM-L6-v2" "$demo/bac
 backbone=$(readlink -f "$demo/backbone")
 more=()
 if [ -n "${TASK:-}" ]; then
-  [ -f "configs/superglue/$TASK.toml" ] || {
-    echo "error: TASK is \`$TASK\`; expected one of: $(ls configs/superglue | sed 's/\.toml//' | xargs)" >&2
+  job=configs/superglue/$TASK-bert-large.toml
+  [ -f "$job" ] || {
+    echo "error: TASK is \`$TASK\`; expected one of: $(ls configs/superglue | sed -n 's/-bert-large\.toml//p' | xargs)" >&2
     exit 1
   }
   [ -d "${DATA:-}" ] || {
-    echo "error: DATA is \`${DATA:-}\`; expected the folder that holds SuperGLUE's BoolQ, CB, COPA, RTE" >&2
+    echo "error: DATA is \`${DATA:-}\`; expected the folder that holds SuperGLUE's folders, as BoolQ and CB" >&2
     exit 1
   }
   data=$(readlink -f "$DATA")
-  job=configs/superglue/$TASK.toml
   # The recipe's own backbone is BERT-large; here it runs on the demo's small one, and not for long.
   more=(--set "backbone.path=$backbone" --set "data.root=$data" --set training.epochs=5
-    --set training.batch_size=16 --set method.pre_seq_len=8 --set training.learning_rate=1e-2)
+    --set training.batch_size=16 --set method.pre_seq_len=8 --set training.learning_rate=1e-2
+    --set method.prefix_projection=false)
 else
   data=$demo/data
   python3 scripts/demo_data.py "$data" >/dev/null

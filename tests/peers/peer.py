@@ -35,12 +35,12 @@ CLIP, RATE, SEED, DROPOUT = 1.0, 5e-3, 11, 0.1
 
 
 class Classifier(nn.Module):
-    """Pair classification: PEFT over transformers' own model."""
+    """Classification: PEFT over transformers' own model."""
 
-    def __init__(self, backbone):
+    def __init__(self, backbone, prefix=PREFIX, labels=2):
         super().__init__()
-        base = BertForSequenceClassification.from_pretrained(backbone, num_labels=2)
-        self.model = with_prefix(base, TaskType.SEQ_CLS)
+        base = BertForSequenceClassification.from_pretrained(backbone, num_labels=labels)
+        self.model = with_prefix(base, TaskType.SEQ_CLS, prefix)
 
     def forward(self, batch):
         return self.model(**batch).logits
@@ -49,10 +49,10 @@ class Classifier(nn.Module):
 class Chooser(nn.Module):
     """Multiple choice, for which PEFT has no task: each choice is scored alone by a head of one output."""
 
-    def __init__(self, backbone):
+    def __init__(self, backbone, prefix=PREFIX):
         super().__init__()
         base = BertModel.from_pretrained(backbone)
-        self.model = with_prefix(base, TaskType.FEATURE_EXTRACTION)
+        self.model = with_prefix(base, TaskType.FEATURE_EXTRACTION, prefix)
         self.dropout = nn.Dropout(DROPOUT)
         self.head = nn.Linear(base.config.hidden_size, 1)
 
@@ -61,10 +61,23 @@ class Chooser(nn.Module):
         return self.head(self.dropout(pooled)).view(-1, 2)
 
 
-def with_prefix(base, kind):
+def with_prefix(base, kind, length):
     """Freezes the backbone and puts a prefix in front of each layer's keys and values."""
-    config = PrefixTuningConfig(task_type=kind, num_virtual_tokens=PREFIX, prefix_projection=False)
+    config = PrefixTuningConfig(task_type=kind, num_virtual_tokens=length, prefix_projection=False)
     return get_peft_model(base, config)
+
+
+def collate(some, width=None):
+    """Tensors of some rows, padded to a width or to the longest: choices become rows of their own."""
+    sequences = [sequence for row in some for sequence in row.sequences]
+    width = width or max(len(ids) for ids, _ in sequences)
+    padded = lambda values: values + [0] * (width - len(values))
+    batch = {
+        "input_ids": torch.tensor([padded(ids) for ids, _ in sequences]),
+        "token_type_ids": torch.tensor([padded(types) for _, types in sequences]),
+        "attention_mask": torch.tensor([padded([1] * len(ids)) for ids, _ in sequences]),
+    }
+    return batch, torch.tensor([row.label for row in some])
 
 
 class Trainer:
@@ -88,17 +101,7 @@ class Trainer:
                 yield order[start : start + BATCH]
 
     def collate(self, some):
-        """Tensors of some rows: choices become rows of their own."""
-        sequences = [sequence for row in some for sequence in row.sequences]
-        longest = max(len(ids) for ids, _ in sequences)
-        width = superglue.MAX_LENGTH if self.args.padding == "128" else longest
-        padded = lambda values: values + [0] * (width - len(values))
-        batch = {
-            "input_ids": torch.tensor([padded(ids) for ids, _ in sequences]),
-            "token_type_ids": torch.tensor([padded(types) for _, types in sequences]),
-            "attention_mask": torch.tensor([padded([1] * len(ids)) for ids, _ in sequences]),
-        }
-        return batch, torch.tensor([row.label for row in some])
+        return collate(some, superglue.MAX_LENGTH if self.args.padding == "128" else None)
 
     def autocast(self):
         on = self.args.precision == "bf16"
@@ -161,7 +164,7 @@ class Trainer:
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("backbone")
-    parser.add_argument("task", choices=superglue.TASKS)
+    parser.add_argument("task", choices=["rte", "boolq", "copa"])
     parser.add_argument("data")
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--padding", choices=["longest", "128"], default="longest")

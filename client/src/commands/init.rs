@@ -56,7 +56,7 @@ mod tests {
     #[test]
     fn an_unknown_task_is_wrong_usage() {
         let folder = tempfile::tempdir().unwrap();
-        let failure = init("wic", &folder.path().join("job.toml"), false).unwrap_err();
+        let failure = init("ner", &folder.path().join("job.toml"), false).unwrap_err();
         assert_eq!(failure.kind.exit_code(), 2);
         assert!(failure.message().contains("`superglue/rte`"), "{}", failure.message());
     }

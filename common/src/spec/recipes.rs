@@ -4,12 +4,16 @@ use super::read::one_of;
 use super::{JobSpec, commented};
 use crate::error::Explained;
 
-/// Each task that has a recipe, and the recipe.
-const RECIPES: [(&str, &str); 4] = [
-    ("superglue/boolq", include_str!("../../../configs/superglue/boolq.toml")),
-    ("superglue/cb", include_str!("../../../configs/superglue/cb.toml")),
-    ("superglue/copa", include_str!("../../../configs/superglue/copa.toml")),
-    ("superglue/rte", include_str!("../../../configs/superglue/rte.toml")),
+/// Each task, and its recipe: of those in the folder the one for BERT-large.
+const RECIPES: [(&str, &str); 8] = [
+    ("superglue/boolq", include_str!("../../../configs/superglue/boolq-bert-large.toml")),
+    ("superglue/cb", include_str!("../../../configs/superglue/cb-bert-large.toml")),
+    ("superglue/copa", include_str!("../../../configs/superglue/copa-bert-large.toml")),
+    ("superglue/multirc", include_str!("../../../configs/superglue/multirc-bert-large.toml")),
+    ("superglue/record", include_str!("../../../configs/superglue/record-bert-large.toml")),
+    ("superglue/rte", include_str!("../../../configs/superglue/rte-bert-large.toml")),
+    ("superglue/wic", include_str!("../../../configs/superglue/wic-bert-large.toml")),
+    ("superglue/wsc", include_str!("../../../configs/superglue/wsc-bert-large.toml")),
 ];
 
 const WHAT_TO_DO: &str = "Replace the two paths that begin with /path/to; then `ptv2ctl plan FILE` \
@@ -62,6 +66,23 @@ mod tests {
     }
 
     #[test]
+    fn each_recipe_is_a_job_of_the_task_and_the_backbone_that_its_file_is_named_for() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/superglue");
+        let mut count = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let file = entry.unwrap().path();
+            let spec = JobSpec::from_toml(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            let task = spec.task.strip_prefix("superglue/").unwrap();
+            let backbone = spec.backbone.path.strip_prefix("models/").unwrap();
+            let backbone = backbone.strip_suffix("-cased").unwrap_or(backbone);
+            assert_eq!(file.file_stem().unwrap().to_str().unwrap(), format!("{task}-{backbone}"));
+            count += 1;
+        }
+        // Ten that were published, and one for each task without.
+        assert_eq!(count, 13);
+    }
+
+    #[test]
     fn a_value_that_is_not_the_default_has_the_default_beside_it() {
         let text = job_file("boolq").unwrap();
         assert!(text.contains(" Default: 20.\npre_seq_len = 40\n"), "{text}");
@@ -70,7 +91,7 @@ mod tests {
 
     #[test]
     fn an_unknown_task_is_answered_with_the_known_ones() {
-        let error = job_file("wic").unwrap_err();
+        let error = job_file("ner").unwrap_err();
         assert!(error.expected.unwrap().contains("`superglue/copa`"));
     }
 }
