@@ -94,6 +94,7 @@ pub(crate) fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates)
         rates,
         seed: 11,
         layout: Layout::new(prefix, 2, 32, outputs),
+        pooler: None,
     })
 }
 
@@ -124,7 +125,7 @@ pub(crate) fn largest_error(found: &[f32], expected: &[f32]) -> f32 {
 }
 
 /// Largest difference as a share of the largest expected value.
-fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     let scale = expected.iter().map(|value| value.abs()).fold(0.0, f32::max);
     largest_error(found, expected) / scale
 }

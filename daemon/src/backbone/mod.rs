@@ -3,10 +3,12 @@
 
 mod config;
 mod header;
+mod pooling;
 mod tensors;
 
 pub use config::Config;
 pub use header::{Found, Header};
+pub use pooling::Pooling;
 pub use tensors::{Shapes, shapes};
 
 /// The configuration's file name.

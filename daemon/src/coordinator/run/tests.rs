@@ -41,6 +41,8 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             slices: 8,
             trainable_parameters: 1,
             prefix_parameters: 0,
+            pooler_parameters: 0,
+            frozen_parameters: 0,
             gradient_bytes: 4,
             checkpoint_bytes: 12,
             positions_used: 1,

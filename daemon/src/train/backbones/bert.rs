@@ -122,11 +122,11 @@ impl Layer {
         Ok(Projected { query, key, value })
     }
 
-    /// The same, but only the first position has a query.
-    fn project_first(&self, hidden: &Tensor) -> Result<Projected> {
+    /// The same, but only one position has a query.
+    fn project_one(&self, hidden: &Tensor, position: i64) -> Result<Projected> {
         let (rows, length, size) = hidden.size3()?;
         let rows_of = |start, count| self.attention_input.narrow(start * size, count * size);
-        let query = rows_of(0, 1)?.apply(&hidden.f_narrow(1, 0, 1)?)?;
+        let query = rows_of(0, 1)?.apply(&hidden.f_narrow(1, position, 1)?)?;
         let mixed = rows_of(1, 2)?.apply(hidden)?.f_view([rows, length, 2, size])?;
         let [key, value] = parts(mixed.f_unbind(2)?);
         Ok(Projected { query, key, value })
@@ -232,17 +232,25 @@ impl Bert {
     }
 
     /// The last layer's [CLS] of each sequence, fp32 `[B, H]`, before the pooler. `prefix` holds a key
-    /// and a value `[B, h, P, d]` for each layer, or nothing.
+    /// and a value `[B, h, P, d]` for each layer, or nothing. A `prompt`, fp32 `[P, H]`, stands before
+    /// the words' embeddings of every sequence.
     ///
     /// # Errors
     /// Those of torch.
-    pub fn encode(&self, inputs: &Inputs, prefix: &[Keys], dropout: &Dropout) -> Result<Tensor> {
+    pub fn encode(
+        &self,
+        inputs: &Inputs,
+        prefix: &[Keys],
+        prompt: Option<&Tensor>,
+        dropout: &Dropout,
+    ) -> Result<Tensor> {
         let heads = i64::from(self.config.num_attention_heads);
-        let mut hidden = self.embed(inputs, dropout)?; // [B, S, H]
+        let first = prompt.map_or(0, |prompt| prompt.size()[0]);
+        let mut hidden = self.embed(inputs, prompt, dropout)?; // [B, S, H]
         for (index, layer) in self.layers.iter().enumerate() {
             // Only [CLS] is read of the last layer's output, so only that is computed.
             let (asking, text) = if index + 1 == self.layers.len() {
-                (hidden.f_narrow(1, 0, 1)?, layer.project_first(&hidden)?)
+                (hidden.f_narrow(1, first, 1)?, layer.project_one(&hidden, first)?)
             } else {
                 (hidden.shallow_clone(), layer.project(&hidden)?)
             };
@@ -255,27 +263,30 @@ impl Bert {
         Ok(hidden.f_select(1, 0)?.f_to_kind(Kind::Float)?)
     }
 
-    /// The frozen pooler: a linear map of weight `[H, H]` and bias `[H]`, fp32, then tanh.
-    ///
-    /// # Errors
-    /// Those of torch.
-    pub fn pool(&self, first: &Tensor) -> Result<Tensor> {
-        Ok(self.pooler.apply(first)?.f_tanh()?)
+    /// The pooler's weight `[H, H]` and bias `[H]`, fp32.
+    pub fn pooler(&self) -> Option<(&Tensor, &Tensor)> {
+        Some((&self.pooler.weight, &self.pooler.bias))
     }
 
-    /// Token i stands at position P + i: the prefix takes the first P.
-    fn embed(&self, inputs: &Inputs, dropout: &Dropout) -> Result<Tensor> {
+    /// Token i stands at position P + i: prefix or prompt take the first P.
+    fn embed(&self, inputs: &Inputs, prompt: Option<&Tensor>, dropout: &Dropout) -> Result<Tensor> {
         let lookup =
             |table: &Tensor, ids: &Tensor| Tensor::f_embedding(table, ids, -1, false, false);
-        let padding = inputs.ids.size()[1] - inputs.longest;
+        let (rows, length) = inputs.ids.size2()?;
+        let (mut words, mut types) =
+            (lookup(&self.words, &inputs.ids)?, inputs.types.shallow_clone());
+        let (mut start, mut count) = (inputs.prefix, inputs.longest);
+        if let Some(prompt) = prompt {
+            let before = prompt.f_unsqueeze(0)?.f_expand([rows, -1, -1], false)?;
+            words = Tensor::f_cat(&[&before.f_to_kind(words.kind())?, &words], 1)?;
+            types = types.f_constant_pad_nd([prompt.size()[0], 0])?;
+            (start, count) = (0, prompt.size()[0] + count);
+        }
         // Padding may reach beyond the table. It is masked, so it needs no position.
-        let positions = self
-            .positions
-            .f_narrow(0, inputs.prefix, inputs.longest)?
-            .f_constant_pad_nd([0, 0, 0, padding])?; // [S, H]
-        let sum = lookup(&self.words, &inputs.ids)?
-            .f_add(&lookup(&self.types, &inputs.types)?)?
-            .f_add(&positions)?;
+        let padding = length - inputs.longest;
+        let positions =
+            self.positions.f_narrow(0, start, count)?.f_constant_pad_nd([0, 0, 0, padding])?; // [S, H]
+        let sum = words.f_add(&lookup(&self.types, &types)?)?.f_add(&positions)?;
         dropout.apply(self.embedding_norm.apply(&sum)?, Site::Embeddings)
     }
 
