@@ -13,6 +13,8 @@ mod methods;
 #[cfg(test)]
 mod parity;
 #[cfg(test)]
+mod parity_backbones;
+#[cfg(test)]
 mod parity_bf16;
 #[cfg(test)]
 mod scale;

@@ -14,6 +14,8 @@ const NUMBERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 const LENGTH_BYTES: u64 = 8;
 /// Bytes of a header at most: the format's own bound.
 const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// What transformers puts before the names of an encoder that is part of a larger model.
+const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 
 /// What a weight file says of its tensors.
 pub struct Header {
@@ -88,8 +90,10 @@ impl Header {
         if whole != bytes {
             return Err(cut_off(whole));
         }
-        let named = tensors.tensors().keys().any(|name| name.starts_with("bert."));
-        Ok(Self { path: path.into(), prefix: if named { "bert." } else { "" }, tensors })
+        let names = tensors.tensors();
+        let named = |prefix: &&str| names.keys().any(|name| name.starts_with(prefix));
+        let prefix = PREFIXES.into_iter().find(named).unwrap_or_default();
+        Ok(Self { path: path.into(), prefix, tensors })
     }
 
     /// Checks every tensor of a list.
@@ -100,7 +104,21 @@ impl Header {
         shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
     }
 
-    /// One tensor, named without `bert.`, of the shape that the configuration implies.
+    /// Checks those tensors of a list that the file has.
+    ///
+    /// # Errors
+    /// Those of [`Header::find`].
+    pub fn check_held(&self, shapes: &Shapes) -> Result<(), Explained> {
+        let mut held = shapes.iter().filter(|(name, _)| self.holds(name));
+        held.try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    }
+
+    /// Whether the file has a tensor, named without the architecture.
+    pub fn holds(&self, name: &str) -> bool {
+        self.tensors.info(&self.name_in_file(name)).is_some()
+    }
+
+    /// One tensor, named without the architecture, of the shape that the configuration implies.
     ///
     /// # Errors
     /// Names the tensor, with the expected and the found shape.
@@ -140,6 +158,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::tensors::optional_shapes;
     use crate::backbone::{Config, shapes};
     use serde_json::json;
 
@@ -164,6 +183,32 @@ mod tests {
             // Three tables and a norm; sixteen tensors a layer; the pooler.
             assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
             Header::read(&folder.join("model.safetensors")).unwrap().check(&shapes).unwrap();
+        }
+    }
+
+    #[test]
+    fn each_architecture_has_its_own_tensors() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+        for (name, outside, optional) in [
+            // Three tables and a norm.
+            ("roberta-tiny/backbone", 5, 2),
+            // Two tables, a norm, the bias.
+            ("mpnet-tiny/backbone", 5, 2),
+            // The words, a norm, the table of distances and its norm.
+            ("deberta-tiny/backbone", 6, 0),
+            // Three tables, a norm, the distances, the convolution and its norm.
+            ("deberta-tiny/backbone-v2", 10, 0),
+        ] {
+            let folder = goldens.join(name);
+            let config = Config::read(&folder).unwrap();
+            let (needed, held) = (shapes(&config), optional_shapes(&config));
+            assert_eq!((needed.len(), held.len()), (outside + 2 * 16, optional), "{name}");
+            let header = Header::read(&folder.join("model.safetensors")).unwrap();
+            header.check(&needed).unwrap();
+            header.check_held(&held).unwrap();
+            assert_eq!(header.holds("pooler.dense.weight"), optional > 0, "{name}");
+            let wrong = Shapes::from([("pooler.dense.bias".into(), vec![7])]);
+            assert_eq!(header.check_held(&wrong).is_err(), optional > 0, "{name}");
         }
     }
 

@@ -2,11 +2,13 @@
 //! at submit, and again by each worker that loads them.
 
 mod config;
+mod deberta;
 mod header;
 mod pooling;
-mod tensors;
+pub mod tensors;
 
-pub use config::Config;
+pub use config::{Architecture, Config};
+pub use deberta::Deberta;
 pub use header::{Found, Header};
 pub use pooling::Pooling;
 pub use tensors::{Shapes, shapes};

@@ -1,6 +1,6 @@
 //! What stands between a backbone's first token and the head.
 
-use super::Config;
+use super::{Architecture, Config};
 use ptv2_common::error::Explained;
 use ptv2_common::spec::PoolerKind;
 
@@ -17,8 +17,12 @@ pub enum Pooling {
 
 impl Pooling {
     /// The pooling of an architecture.
-    pub fn of(_config: &Config) -> Self {
-        Self::Pretrained
+    pub fn of(config: &Config) -> Self {
+        match config.architecture {
+            Architecture::Bert => Self::Pretrained,
+            Architecture::Roberta | Architecture::Mpnet => Self::Drawn,
+            Architecture::DebertaV2 => Self::Context,
+        }
     }
 
     /// How a job keeps a pooler of its own, since the backbone's file does not say all of it; `None`

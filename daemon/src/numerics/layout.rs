@@ -89,6 +89,7 @@ impl Layout {
                 tuned.extend(linear(PREFIX_OUTER, width, inner));
             }
             MethodKind::Prefix => tuned.push((PREFIX_TABLE, vec![length, width])),
+            MethodKind::Prompt if !config.supports_prompt() => return Err(no_prompt(config)),
             MethodKind::Prompt => tuned.push((PROMPT_TABLE, vec![length, hidden])),
             MethodKind::Head => {}
         }
@@ -152,6 +153,14 @@ impl Layout {
         let under = self.tensors().iter().filter(|tensor| tensor.name.starts_with(start));
         under.map(|tensor| tensor.range.len()).sum()
     }
+}
+
+fn no_prompt(config: &Config) -> Explained {
+    let name = config.architecture.name();
+    Explained::new(format!("`method.kind` is prompt, but the backbone is a {name}"))
+        .at("method.kind")
+        .expected("a bert, roberta or mpnet, or another method")
+        .hint("prefix is there for this backbone, too")
 }
 
 fn end(tensors: &[TunedTensor]) -> usize {

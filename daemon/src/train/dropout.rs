@@ -22,6 +22,10 @@ pub enum Site {
     AttentionOutput(usize),
     /// A layer's output.
     Output(usize),
+    /// A layer's embeddings of distances.
+    Distances(usize),
+    /// The convolution beside the first layer.
+    Convolution,
 }
 
 impl Site {
@@ -33,6 +37,9 @@ impl Site {
             Self::Attention(layer) => 3 + 3 * layer,
             Self::AttentionOutput(layer) => 4 + 3 * layer,
             Self::Output(layer) => 5 + 3 * layer,
+            // Behind those of the most layers that a backbone may have.
+            Self::Convolution => 0x8000,
+            Self::Distances(layer) => 0x8001 + layer,
         };
         u16::try_from(number).unwrap_or(u16::MAX)
     }
@@ -41,7 +48,7 @@ impl Site {
 /// The probabilities in effect.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Hidden states: embeddings and both outputs of each layer.
+    /// Hidden states: embeddings of words and distances, and the outputs of each layer's parts.
     pub hidden: f64,
     /// Attention probabilities.
     pub attention: f64,
@@ -100,7 +107,11 @@ impl Dropout {
     fn factors(&self, tensor: &Tensor, site: Site) -> Result<Option<Tensor>> {
         let Some(Keyed { rates, seed, step, slice }) = self.keyed else { return Ok(None) };
         let rate = match site {
-            Site::Embeddings | Site::AttentionOutput(_) | Site::Output(_) => rates.hidden,
+            Site::Embeddings
+            | Site::AttentionOutput(_)
+            | Site::Output(_)
+            | Site::Distances(_)
+            | Site::Convolution => rates.hidden,
             Site::Attention(_) => rates.attention,
             Site::Prefix => rates.prefix,
             Site::Head => rates.head,
@@ -148,6 +159,8 @@ mod tests {
                 (Site::Embeddings, 0.3),
                 (Site::AttentionOutput(1), 0.3),
                 (Site::Output(0), 0.3),
+                (Site::Distances(1), 0.3),
+                (Site::Convolution, 0.3),
                 (Site::Attention(2), 0.2),
                 (Site::Prefix, 0.1),
                 (Site::Head, 0.5),
@@ -181,6 +194,8 @@ mod tests {
             mask(2, 3, Site::AttentionOutput(0)),
             mask(2, 3, Site::Attention(0)),
             mask(2, 3, Site::Embeddings),
+            mask(2, 3, Site::Distances(0)),
+            mask(2, 3, Site::Convolution),
             base.roll([1], [0]),
             base.roll([1], [1]),
         ];

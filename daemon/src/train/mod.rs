@@ -12,6 +12,7 @@ pub mod dropout;
 pub mod pool;
 mod pooler;
 pub mod prefix;
+pub mod relation;
 pub mod step;
 
 use ptv2_common::error::Explained;

@@ -1,6 +1,7 @@
 //! A backbone, and an adapter, as a job may name them: allowed, whole, and fitting each other.
 
 use super::Roots;
+use crate::backbone::tensors::optional_shapes;
 use crate::backbone::{CONFIG, Config, Header, TOKENIZER, WEIGHTS, shapes};
 use crate::checkpoint::peft;
 use crate::coordinator::staging::Encoder;
@@ -36,7 +37,9 @@ impl Backbone {
             })?;
         }
         let config = Config::read(&directory)?;
-        Header::read(&directory.join(WEIGHTS))?.check(&shapes(&config))?;
+        let header = Header::read(&directory.join(WEIGHTS))?;
+        header.check(&shapes(&config))?;
+        header.check_held(&optional_shapes(&config))?;
         Encoder::read(&directory.join(TOKENIZER), config.vocab_size, max_seq_length)?;
         Ok(Self { directory, config })
     }

@@ -48,6 +48,7 @@ pub fn accept(
         config_sha256: pin(CONFIG)?,
         weights_sha256: pin(WEIGHTS)?,
         tokenizer_sha256: pin(TOKENIZER)?,
+        architecture: config.architecture.name().into(),
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
@@ -138,8 +139,8 @@ fn check_template(spec: &JobSpec, task: &dyn Task) -> Result<(), Explained> {
 }
 
 fn check_positions(spec: &JobSpec, backbone: &Backbone) -> Result<(), Explained> {
-    let (prefix, longest) = (spec.method.prefix_length(), spec.data.max_seq_length);
-    let bound = backbone.config.max_position_embeddings;
+    let prefix = backbone.config.prefix_positions(spec.method.prefix_length());
+    let (longest, bound) = (spec.data.max_seq_length, backbone.config.positions());
     if prefix + longest <= bound {
         return Ok(());
     }
@@ -197,7 +198,8 @@ fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> 
         frozen_parameters: frozen,
         gradient_bytes: 4 * trainable,
         checkpoint_bytes: 4 * (3 * trainable + frozen),
-        positions_used: spec.method.prefix_length() + spec.data.max_seq_length,
-        positions_available: config.max_position_embeddings,
+        positions_used: config.prefix_positions(spec.method.prefix_length())
+            + spec.data.max_seq_length,
+        positions_available: config.positions(),
     }
 }

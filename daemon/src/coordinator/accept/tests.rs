@@ -157,6 +157,20 @@ fn prefix_and_text_must_fit_the_positions() {
 }
 
 #[test]
+fn each_architecture_counts_its_positions() {
+    // RoBERTa's and MPNet's first two rows are the padding's; a prefix before a DeBERTa takes none.
+    for (name, used, available) in
+        [("roberta-tiny", 29, 144), ("mpnet-tiny", 29, 144), ("deberta-tiny", 24, 144)]
+    {
+        let place = Place::new();
+        copy(&goldens().join("..").join(name).join("backbone"), &place.path("allowed/model"));
+        let found = plan(place.spec(), &place.roots()).unwrap();
+        assert_eq!((found.positions_used, found.positions_available), (used, available), "{name}");
+        assert_eq!(found.prefix_parameters, 5 * 2 * 2 * 32);
+    }
+}
+
+#[test]
 fn nothing_outside_the_roots_is_read() {
     let place = Place::new();
     let outside = "lies under no root";
@@ -215,8 +229,8 @@ fn a_backbone_that_cannot_be_used_is_named() {
         place.write("allowed/model/config.json", &config.replace(from, to));
     };
     let file = "allowed/model/config.json";
-    with("\"bert\"", "\"roberta\"");
-    check_refused(&place, |_| (), "`model_type` of the backbone is \"roberta\"", file);
+    with("\"bert\"", "\"gpt2\"");
+    check_refused(&place, |_| (), "`model_type` of the backbone is \"gpt2\"", file);
     with("\"num_attention_heads\": 4", "\"num_attention_heads\": 5");
     check_refused(&place, |_| (), "`hidden_size` of the backbone is 32", file);
     with("\"vocab_size\"", "\"words\"");

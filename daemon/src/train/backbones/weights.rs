@@ -1,5 +1,6 @@
 //! Reads a backbone's weights tensor by tensor into tensors that own their memory.
 
+use crate::backbone::tensors::optional_shapes;
 use crate::backbone::{Config, Header, Shapes, WEIGHTS, shapes};
 use ptv2_common::error::Explained;
 use safetensors::{Dtype, SafeTensors};
@@ -39,7 +40,9 @@ impl WeightFile {
         let at = |error: Explained| error.at(self.path.display().to_string());
         let file = SafeTensors::deserialize(&self.bytes)
             .map_err(|error| at(Explained::from_error(&error)))?;
-        Ok(Weights { path: &self.path, header, file, shapes: shapes(config) })
+        let mut shapes = shapes(config);
+        shapes.extend(optional_shapes(config));
+        Ok(Weights { path: &self.path, header, file, shapes })
     }
 }
 
@@ -52,7 +55,12 @@ pub struct Weights<'a> {
 }
 
 impl Weights<'_> {
-    /// One tensor as numbers of `kind`, named without `bert.`.
+    /// Whether a tensor is there that may be lacking.
+    pub fn has(&self, name: &str) -> bool {
+        self.header.holds(name)
+    }
+
+    /// One tensor as numbers of `kind`, named without the architecture.
     ///
     /// # Errors
     /// Names the tensor, with the expected and found shape.
