@@ -76,6 +76,7 @@ fn expected(job: &JobStatus) -> Option<String> {
 
 /// What a job will do and cost.
 pub(crate) fn plan(plan: &Plan) -> String {
+    let some = |count: u64| (count > 0).then(|| count.to_string());
     pairs(vec![
         ("training rows", Some(plan.train_rows.to_string())),
         ("validation rows", Some(plan.val_rows.to_string())),
@@ -84,6 +85,8 @@ pub(crate) fn plan(plan: &Plan) -> String {
         ("slices", Some(format!("{} (the most workers times threads of use)", plan.slices))),
         ("trained parameters", Some(plan.trainable_parameters.to_string())),
         ("of them prefix", Some(plan.prefix_parameters.to_string())),
+        ("of them pooler", some(plan.pooler_parameters)),
+        ("kept unchanged", some(plan.frozen_parameters)),
         ("gradient", Some(bytes(plan.gradient_bytes))),
         ("checkpoint", Some(bytes(plan.checkpoint_bytes))),
         ("positions", Some(format!("{} of {}", plan.positions_used, plan.positions_available))),

@@ -63,10 +63,17 @@ pub struct PinnedBackbone {
     pub weights_sha256: String,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
+    /// Which kind of encoder it is: bert, roberta, mpnet or deberta-v2.
+    #[serde(default = "bert")]
+    pub architecture: String,
     /// Hidden size H.
     pub hidden_size: u32,
     /// Number of layers L.
     pub layers: u32,
     /// Attention heads h.
     pub heads: u32,
+}
+
+fn bert() -> String {
+    "bert".into()
 }

@@ -15,13 +15,19 @@ pub struct Plan {
     pub total_steps: u64,
     /// Slices of a full global batch: the most workers times threads that can be of use.
     pub slices: u32,
-    /// Trained parameters: prefix and head.
+    /// Trained parameters: prefix, head, and the pooler where it is trained.
     pub trainable_parameters: u64,
-    /// The part of them that is the prefix.
+    /// The part of them that is the prefix, with the network it comes out of, or the prompt.
     pub prefix_parameters: u64,
+    /// The part of them that is the pooler.
+    #[serde(default)]
+    pub pooler_parameters: u64,
+    /// Parameters that are kept beside them unchanged: a frozen pooler that is the job's own.
+    #[serde(default)]
+    pub frozen_parameters: u64,
     /// Bytes of one fp32 gradient.
     pub gradient_bytes: u64,
-    /// Bytes of a checkpoint: values and both moments.
+    /// Bytes of a checkpoint: values, both moments, and what is kept unchanged.
     pub checkpoint_bytes: u64,
     /// Prefix length plus longest sequence.
     pub positions_used: u32,

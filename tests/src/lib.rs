@@ -9,6 +9,8 @@ mod documents;
 #[cfg(test)]
 mod e2e;
 #[cfg(test)]
+mod methods;
+#[cfg(test)]
 mod parity;
 #[cfg(test)]
 mod parity_backbones;

@@ -93,6 +93,7 @@ pub(crate) fn setting(prefix: usize, outputs: usize, choices: i64, rates: Rates)
         prefix: i64::try_from(prefix).unwrap(),
         rates,
         layout: Layout::new(prefix, 2, 32, outputs),
+        pooler: None,
     })
 }
 

@@ -1,7 +1,7 @@
 //! The checks that need no files. Each names the key, its value, what was expected, and a hint.
 
 use super::read::SEE_EXAMPLE;
-use super::{FORMAT, JobSpec};
+use super::{FORMAT, JobSpec, MethodKind};
 use crate::error::Explained;
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -47,11 +47,11 @@ fn check_method(spec: &JobSpec) -> Result<(), Explained> {
     let method = &spec.method;
     let length = method.pre_seq_len;
     range("method.pre_seq_len", length, (1..=4096).contains(&length), "1 to 4096")?;
-    if method.prefix_projection {
-        return Err(Explained::new("`method.prefix_projection` is true")
+    if method.prefix_projection && method.kind != MethodKind::Prefix {
+        return Err(Explained::new("`method.prefix_projection` is true, but nothing has a prefix")
             .at("method.prefix_projection")
-            .expected("false: this build trains the prefix as a table only")
-            .hint("remove the key; the reference uses it for WiC with BERT only"));
+            .expected("false, or `method.kind` of prefix")
+            .hint("remove one of the two keys"));
     }
     let hidden = method.prefix_hidden_size;
     range("method.prefix_hidden_size", hidden, (1..=65_536).contains(&hidden), "1 to 65536")?;

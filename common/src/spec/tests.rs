@@ -124,7 +124,8 @@ fn only_keys_of_text_alone_want_text() {
 #[test]
 fn values_out_of_range_are_errors() {
     refused("[method]\npre_seq_len = 0\n", "method.pre_seq_len");
-    refused("[method]\nprefix_projection = true\n", "method.prefix_projection");
+    refused("[method]\nkind = \"head\"\nprefix_projection = true\n", "method.prefix_projection");
+    refused("[method]\npooler = \"melted\"\n", "`method.pooler` is the text \"melted\"");
     refused("[method]\nhidden_dropout_prob = 1.0\n", "method.hidden_dropout_prob");
     refused("[resources]\nworkers = \"9..12\"\n", "resources.workers");
     refused("[checkpoint]\nevery = 0\n", "`checkpoint.every` is 0");

@@ -83,6 +83,16 @@ fn mpnet_buckets() -> u32 {
 }
 
 impl Architecture {
+    /// Its name, as `model_type` gives it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bert => "bert",
+            Self::Roberta => "roberta",
+            Self::Mpnet => "mpnet",
+            Self::DebertaV2 => "deberta-v2",
+        }
+    }
+
     /// What transformers takes where these keys are missing.
     fn defaults(self) -> [(&'static str, Value); 3] {
         let (types, epsilon, padding) = match self {

@@ -4,11 +4,13 @@
 mod config;
 mod deberta;
 mod header;
+mod pooling;
 pub mod tensors;
 
 pub use config::{Architecture, Config};
 pub use deberta::Deberta;
 pub use header::{Found, Header};
+pub use pooling::Pooling;
 pub use tensors::{Shapes, shapes};
 
 /// The configuration's file name.

@@ -4,6 +4,7 @@
 pub mod adamw;
 pub mod batches;
 pub mod generator;
+pub mod layout;
 pub mod masks;
 pub mod runs;
 pub mod schedule;

@@ -5,84 +5,22 @@ use ptv2_common::manifest::BestMetric;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::ops::Range;
 
-/// The head's bias: `[C]`.
-pub const HEAD_BIAS: &str = "head.bias";
-/// The head's weight: `[C, H]`.
-pub const HEAD_WEIGHT: &str = "head.weight";
-/// The prefix: `[P, 2·L·H]`, laid out as specification section 4 says.
-pub const PREFIX_TABLE: &str = "prefix.table";
-
-/// A tuned tensor's name, shape and place in the flat buffers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TunedTensor {
-    /// Its name.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Where its elements stand, row-major.
-    pub range: Range<usize>,
-    /// Whether weight decay applies: not to biases.
-    pub decay: bool,
-}
-
-/// The tuned tensors in name order, without gaps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    tensors: Vec<TunedTensor>,
-}
-
-impl Layout {
-    /// Lays out a head of C outputs over H inputs, and a prefix of P positions in L layers (P = 0:
-    /// none).
-    pub fn new(prefix: usize, layers: usize, hidden: usize, outputs: usize) -> Self {
-        let mut layout = Self { tensors: Vec::new() };
-        layout.push(HEAD_BIAS, vec![outputs], false);
-        layout.push(HEAD_WEIGHT, vec![outputs, hidden], true);
-        if prefix > 0 {
-            layout.push(PREFIX_TABLE, vec![prefix, 2 * layers * hidden], true);
-        }
-        layout
-    }
-
-    fn push(&mut self, name: &str, shape: Vec<usize>, decay: bool) {
-        let start = self.len();
-        let range = start..start + shape.iter().product::<usize>();
-        self.tensors.push(TunedTensor { name: name.into(), shape, range, decay });
-    }
-
-    /// The tensors, in name order.
-    pub fn tensors(&self) -> &[TunedTensor] {
-        &self.tensors
-    }
-
-    /// One tensor by name.
-    pub fn tensor(&self, name: &str) -> Option<&TunedTensor> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
-    }
-
-    /// Elements in all.
-    pub fn len(&self) -> usize {
-        self.tensors.last().map_or(0, |tensor| tensor.range.end)
-    }
-
-    /// Whether there is nothing to tune.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
+pub use super::layout::{
+    HEAD_BIAS, HEAD_WEIGHT, Layout, POOLER_BIAS, POOLER_WEIGHT, PREFIX_EMBEDDING, PREFIX_INNER,
+    PREFIX_OUTER, PREFIX_TABLE, PROMPT_TABLE, TunedTensor,
+};
 
 /// The tuned state after a step. Equal on all ranks, bit for bit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TunedState {
     /// Optimizer steps applied.
     pub step: u64,
-    /// Tuned values, in the layout's order.
+    /// Values in the layout's order: of the tuned tensors, then of those that are kept unchanged.
     pub values: Vec<f32>,
-    /// AdamW's first moment.
+    /// AdamW's first moment, as long as the values; zeros where nothing is tuned.
     pub moment1: Vec<f32>,
-    /// AdamW's second moment.
+    /// AdamW's second moment, likewise.
     pub moment2: Vec<f32>,
     /// Best evaluation so far.
     pub best: Option<BestMetric>,
@@ -128,7 +66,7 @@ impl TunedState {
         self.last.as_ref().is_some_and(|last| last.step == self.step)
     }
 
-    /// SHA-256 of the tuned values: tensors in name order, fp32, little-endian.
+    /// SHA-256 of the values: tensors in the layout's order, fp32, little-endian.
     pub fn tuned_sha256(&self) -> String {
         sha256_of_values(&self.values)
     }
@@ -153,17 +91,17 @@ impl TunedState {
     /// When the file cannot be assembled, which means a defect.
     pub fn to_bytes(&self, layout: &Layout) -> Result<Vec<u8>, Explained> {
         let buffers = [
-            ("values", &self.values),
-            ("moment1", &self.moment1),
-            ("moment2", &self.moment2),
-            ("best_values", &self.best_values),
+            ("values", &self.values, layout.all()),
+            ("moment1", &self.moment1, layout.tensors()),
+            ("moment2", &self.moment2, layout.tensors()),
+            ("best_values", &self.best_values, layout.all()),
         ];
         let mut parts = Vec::new();
-        for (kind, buffer) in buffers {
+        for (kind, buffer, tensors) in buffers {
             if buffer.is_empty() {
                 continue;
             }
-            for tensor in layout.tensors() {
+            for tensor in tensors {
                 let bytes = le_bytes(&buffer[tensor.range.clone()]);
                 parts.push((format!("{kind}/{}", tensor.name), tensor.shape.clone(), bytes));
             }
@@ -203,20 +141,18 @@ impl TunedState {
             .and_then(|text| serde_json::from_str(text).ok())
             .ok_or_else(|| Explained::new("the file has no ptv2 metadata"))?;
         let file = SafeTensors::deserialize(bytes).map_err(broken)?;
-        let read = |kind: &str| -> Result<Vec<f32>, Explained> {
-            let mut buffer = Vec::with_capacity(layout.len());
-            for tensor in layout.tensors() {
-                let name = format!("{kind}/{}", tensor.name);
-                buffer.extend(fp32(&file, &name, &tensor.shape)?);
-            }
-            Ok(buffer)
+        let whole = |kind: &str| buffer(&file, kind, layout.all());
+        let tuned = |kind: &str| -> Result<Vec<f32>, Explained> {
+            let mut found = buffer(&file, kind, layout.tensors())?;
+            found.resize(layout.len(), 0.0);
+            Ok(found)
         };
-        let best_values = if facts.best.is_some() { read("best_values")? } else { Vec::new() };
+        let best_values = if facts.best.is_some() { whole("best_values")? } else { Vec::new() };
         Ok(Self {
             step: facts.step,
-            values: read("values")?,
-            moment1: read("moment1")?,
-            moment2: read("moment2")?,
+            values: whole("values")?,
+            moment1: tuned("moment1")?,
+            moment2: tuned("moment2")?,
             best: facts.best,
             best_values,
             last: facts.last,
@@ -224,6 +160,29 @@ impl TunedState {
             run_start: facts.run_start,
         })
     }
+}
+
+/// The values alone of what [`TunedState::to_bytes`] wrote: a layout that tunes other tensors of the
+/// same names may take them.
+///
+/// # Errors
+/// As [`TunedState::from_bytes`].
+pub fn values_of(bytes: &[u8], layout: &Layout) -> Result<Vec<f32>, Explained> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| Explained::from_error(&error))?;
+    buffer(&file, "values", layout.all())
+}
+
+/// The tensors of one kind, one behind the other.
+fn buffer(
+    file: &SafeTensors<'_>,
+    kind: &str,
+    tensors: &[TunedTensor],
+) -> Result<Vec<f32>, Explained> {
+    let mut buffer = Vec::new();
+    for tensor in tensors {
+        buffer.extend(fp32(file, &format!("{kind}/{}", tensor.name), &tensor.shape)?);
+    }
+    Ok(buffer)
 }
 
 /// What stands in the state file's metadata.
@@ -297,6 +256,24 @@ mod tests {
         assert!(TunedState::from_bytes(&bytes[..bytes.len() - 1], &layout).is_err());
     }
 
+    /// What is kept beside the tuned tensors has no moments in the file, and is there all the same.
+    #[test]
+    fn what_is_kept_unchanged_is_in_the_file() {
+        let tuned = vec![(HEAD_WEIGHT, vec![2, 4]), (HEAD_BIAS, vec![2])];
+        let layout = Layout::place(tuned, vec![("pooler.bias", vec![4])]);
+        let mut state = state(&layout);
+        (state.moment1[3], state.moment2[9]) = (1.0, 2.0);
+        let bytes = state.to_bytes(&layout).unwrap();
+        assert_eq!(TunedState::from_bytes(&bytes, &layout).unwrap(), state);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        assert!(file.tensor("best_values/pooler.bias").is_ok());
+        assert!(file.tensor("moment1/pooler.bias").is_err());
+        // Where it is tuned, its values are the same, in another place.
+        let tuned = vec![("head.bias", vec![2]), ("pooler.bias", vec![4])];
+        let values = values_of(&bytes, &Layout::place(tuned, Vec::new())).unwrap();
+        assert_eq!(values, [0.0, 1.0, 10.0, 11.0, 12.0, 13.0]);
+    }
+
     #[test]
     fn every_bit_shows_in_both_hashes() {
         let layout = Layout::new(3, 2, 4, 2);
@@ -305,12 +282,5 @@ mod tests {
         other.values[5] = f32::from_bits(other.values[5].to_bits() ^ 1);
         assert_ne!(one.hash64(), other.hash64());
         assert_ne!(one.tuned_sha256(), other.tuned_sha256());
-    }
-
-    #[test]
-    fn tensors_stand_in_name_order() {
-        let names: Vec<_> =
-            Layout::new(3, 2, 4, 2).tensors().iter().map(|t| t.name.clone()).collect();
-        assert_eq!(names, ["head.bias", "head.weight", "prefix.table"]);
     }
 }

@@ -10,6 +10,7 @@ pub mod backbones;
 pub mod batch;
 pub mod dropout;
 pub mod pool;
+mod pooler;
 pub mod prefix;
 pub mod relation;
 pub mod step;

@@ -1,10 +1,31 @@
-//! The deep prefix (specification section 4): a table `[P, 2·L·H]` becomes a key and a value for each
-//! layer.
+//! The deep prefix (specification section 4): a table `[P, 2·L·H]`, tuned itself or made by a small
+//! network, becomes a key and a value for each layer.
 
 use super::Result;
 use super::attention::Keys;
 use super::dropout::{Dropout, Site};
 use tch::{Kind, Tensor};
+
+/// The network that makes the table where the prefix is projected (letter M: its inner size).
+pub struct Projection<'a> {
+    /// `[P, H]`.
+    pub embedding: &'a Tensor,
+    /// Weight `[M, H]` and bias `[M]`.
+    pub inner: [&'a Tensor; 2],
+    /// Weight `[2·L·H, M]` and bias `[2·L·H]`.
+    pub outer: [&'a Tensor; 2],
+}
+
+impl Projection<'_> {
+    /// The table, of which all sequences of a slice have the same.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn table(&self) -> Result<Tensor> {
+        let inner = self.embedding.f_linear(self.inner[0], Some(self.inner[1]))?.f_tanh()?; // [P, M]
+        Ok(inner.f_linear(self.outer[0], Some(self.outer[1]))?)
+    }
+}
 
 /// Expands the table (fp32) over B sequences, drops out with a mask of each sequence's own, and
 /// splits it into keys and values of `kind`.

@@ -1,4 +1,4 @@
-//! One slice of one step: from tuned values and rows to the gradient of prefix and head.
+//! One slice of one step: from tuned values and rows to the gradient of what is tuned.
 //!
 //! The reading order: [`Network::gradient`] runs [`Network::logits`] and asks autograd for the
 //! gradients of the tuned tensors only. Nothing accumulates in shared tensors, so slices may run
@@ -7,12 +7,17 @@
 use super::backbones::Backbone;
 use super::batch::{Slice, signed};
 use super::dropout::{Dropout, Rates, Site};
-use super::{Result, prefix};
+use super::prefix::{self, Projection};
+use super::{Result, pooler};
 use crate::numerics::generator::{Purpose, Stream};
-use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE};
+use crate::numerics::state::{
+    HEAD_BIAS, HEAD_WEIGHT, Layout, POOLER_BIAS, POOLER_WEIGHT, PREFIX_EMBEDDING, PREFIX_INNER,
+    PREFIX_OUTER, PREFIX_TABLE, PROMPT_TABLE,
+};
+use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use std::sync::Arc;
-use tch::{Reduction, Tensor};
+use tch::{Reduction, TchError, Tensor};
 
 /// What a job makes of a backbone: which tensors are tuned, and how a row is scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,12 +26,14 @@ pub struct Setting {
     pub choices: i64,
     /// Outputs C of the head.
     pub outputs: i64,
-    /// Prefix length P; 0 tunes the head only.
+    /// Positions P of prefix or prompt; 0 tunes the head only.
     pub prefix: i64,
     /// Dropout in training.
     pub rates: Rates,
-    /// The tuned tensors.
+    /// The tuned tensors: they tell the methods apart.
     pub layout: Layout,
+    /// Weight and bias of the backbone's pooler, which a pooler of the job's own begins with.
+    pub pooler: Option<[Vec<f32>; 2]>,
     /// Keys dropout too, where a test wants what must not be: its negative control.
     #[cfg(feature = "faults")]
     pub process: u32,
@@ -34,41 +41,49 @@ pub struct Setting {
 
 impl Setting {
     /// A job's setting on its backbone.
-    pub fn new(job: &JobRecord, backbone: &Backbone) -> Self {
+    ///
+    /// # Errors
+    /// When the method has no use for such a backbone; those of torch.
+    pub fn new(job: &JobRecord, backbone: &Backbone) -> std::result::Result<Self, Explained> {
         let method = &job.spec.method;
         let multiple_choice = job.choices > 1;
         let outputs = if multiple_choice { 1 } else { job.labels.len() };
         let config = &backbone.config;
-        let prefix = method.prefix_length();
         let hidden = method.hidden_dropout_prob;
-        Self {
+        Ok(Self {
             choices: i64::from(job.choices),
             outputs: signed(outputs),
-            prefix: i64::from(prefix),
+            prefix: i64::from(method.prefix_length()),
             rates: Rates {
                 hidden,
                 attention: method.attention_dropout.unwrap_or(config.attention_probs_dropout_prob),
                 prefix: method.prefix_dropout.unwrap_or(hidden),
                 head: method.head_dropout.unwrap_or(hidden),
             },
-            layout: Layout::new(
-                prefix as usize,
-                config.num_hidden_layers as usize,
-                config.hidden_size as usize,
-                outputs,
-            ),
+            layout: Layout::of(method, config, outputs)?,
+            pooler: pooler::first_values(backbone)?,
             #[cfg(feature = "faults")]
             process: crate::faults::dropout_key(),
-        }
+        })
     }
 
-    /// First values of a seed: N(0, 0.02²) for the prefix and the head's weight, 0 for its bias.
+    /// First values of a seed: those of the backbone's pooler where it has one, N(0, 0.02²) for other weights and
+    /// tables, and 0 for biases.
     pub fn initial_values(&self, seed: u64) -> Vec<f32> {
         let mut values = vec![0.0; self.layout.len()];
-        for (site, tensor) in (0..).zip(self.layout.tensors()) {
-            if tensor.name != HEAD_BIAS {
-                Stream::new(seed, Purpose::Initial, 0, 0, site)
-                    .normal(0.02, &mut values[tensor.range.clone()]);
+        for tensor in self.layout.all() {
+            let target = &mut values[tensor.range.clone()];
+            let own = match (tensor.name.as_str(), &self.pooler) {
+                (POOLER_WEIGHT, Some([weight, _])) => Some(weight),
+                (POOLER_BIAS, Some([_, bias])) => Some(bias),
+                _ => None,
+            };
+            match (own, tensor.stream) {
+                (Some(own), _) => target.copy_from_slice(own),
+                (None, Some(site)) => {
+                    Stream::new(seed, Purpose::Initial, 0, 0, site).normal(0.02, target);
+                }
+                (None, None) => {}
             }
         }
         values
@@ -103,12 +118,35 @@ pub struct Network {
     setting: Arc<Setting>,
 }
 
-/// The tuned values as tensors.
-struct Tuned {
+/// The values as tensors, in the layout's order: first those that want a gradient.
+pub(super) struct Tuned<'a> {
+    layout: &'a Layout,
     all: Vec<Tensor>,
-    weight: usize,
-    bias: usize,
-    table: Option<usize>,
+}
+
+impl Tuned<'_> {
+    /// One tensor by name, where the layout has it.
+    pub(super) fn get(&self, name: &str) -> Option<&Tensor> {
+        let place = self.layout.all().iter().position(|tensor| tensor.name == name)?;
+        self.all.get(place)
+    }
+
+    /// A tensor that every layout of its kind has.
+    fn of(&self, name: &str) -> Result<&Tensor> {
+        let missing = || TchError::TensorNameNotFound(name.into(), "the layout".into());
+        Ok(self.get(name).ok_or_else(missing)?)
+    }
+
+    /// The prefix's table `[P, 2·L·H]`, tuned itself or made; `None` without a prefix.
+    fn table(&self) -> Result<Option<Tensor>> {
+        if let Some(table) = self.get(PREFIX_TABLE) {
+            return Ok(Some(table.shallow_clone()));
+        }
+        let Some(embedding) = self.get(PREFIX_EMBEDDING) else { return Ok(None) };
+        let inner = [self.of(PREFIX_INNER[0])?, self.of(PREFIX_INNER[1])?];
+        let outer = [self.of(PREFIX_OUTER[0])?, self.of(PREFIX_OUTER[1])?];
+        Projection { embedding, inner, outer }.table().map(Some)
+    }
 }
 
 impl Network {
@@ -136,10 +174,11 @@ impl Network {
             -100,
             0.0,
         )?;
-        let gradients = Tensor::f_run_backward(&[&loss], &tuned.all, false, false)?;
+        let leaves = &tuned.all[..setting.layout.tensors().len()];
+        let gradients = Tensor::f_run_backward(&[&loss], leaves, false, false)?;
         // Room for what stands behind a gradient on its way: loss and row count.
-        let mut gradient = Vec::with_capacity(setting.layout.len() + 2);
-        gradient.resize(setting.layout.len(), 0.0_f32);
+        let mut gradient = Vec::with_capacity(setting.layout.tuned_len() + 2);
+        gradient.resize(setting.layout.tuned_len(), 0.0_f32);
         for (tensor, found) in setting.layout.tensors().iter().zip(&gradients) {
             // An input that the loss does not reach comes back undefined: its gradient is zero.
             if found.defined() {
@@ -167,35 +206,26 @@ impl Network {
         Ok(out)
     }
 
-    fn tuned(&self, values: &[f32], gradient: bool) -> Result<Tuned> {
-        let tensors = self.setting.layout.tensors();
-        let place = |name| tensors.iter().position(|tensor| tensor.name == name);
-        let all = tensors
-            .iter()
-            .map(|tensor| {
-                let shape: Vec<i64> = tensor.shape.iter().map(|size| signed(*size)).collect();
-                let leaf =
-                    Tensor::f_from_slice(&values[tensor.range.clone()])?.f_view(&shape[..])?;
-                Ok(leaf.f_set_requires_grad(gradient)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(Tuned {
-            all,
-            bias: place(HEAD_BIAS).unwrap_or_default(),
-            weight: place(HEAD_WEIGHT).unwrap_or_default(),
-            table: place(PREFIX_TABLE),
-        })
+    fn tuned(&self, values: &[f32], gradient: bool) -> Result<Tuned<'_>> {
+        let layout = &self.setting.layout;
+        let wants_gradient = layout.tensors().len();
+        let all = layout.all().iter().enumerate().map(|(place, tensor)| {
+            let shape: Vec<i64> = tensor.shape.iter().map(|size| signed(*size)).collect();
+            let leaf = Tensor::f_from_slice(&values[tensor.range.clone()])?.f_view(&shape[..])?;
+            Ok(leaf.f_set_requires_grad(gradient && place < wants_gradient)?)
+        });
+        Ok(Tuned { layout, all: all.collect::<Result<_>>()? })
     }
 
     /// Text behind the prefix, the pooled first token, the head; multiple choice puts the choices'
     /// single scores side by side.
-    fn forward(&self, tuned: &Tuned, slice: &Slice, dropout: &Dropout) -> Result<Tensor> {
+    fn forward(&self, tuned: &Tuned<'_>, slice: &Slice, dropout: &Dropout) -> Result<Tensor> {
         let setting = &self.setting;
         let config = &self.backbone.config;
         let inputs = slice.inputs(setting.prefix)?;
-        let keys = match tuned.table {
+        let keys = match tuned.table()? {
             Some(table) => prefix::keys(
-                &tuned.all[table],
+                &table,
                 inputs.ids.size()[0],
                 i64::from(config.num_hidden_layers),
                 i64::from(config.num_attention_heads),
@@ -204,11 +234,11 @@ impl Network {
             )?,
             None => Vec::new(),
         };
-        let first = self.backbone.encode(&inputs, &keys, None, dropout)?;
-        let pooled = self.backbone.pool(&first)?;
+        let first = self.backbone.encode(&inputs, &keys, tuned.get(PROMPT_TABLE), dropout)?;
+        let pooled = pooler::pool(&first, tuned, &self.backbone)?;
         let logits = dropout
             .apply(pooled, Site::Head)?
-            .f_linear(&tuned.all[tuned.weight], Some(&tuned.all[tuned.bias]))?;
+            .f_linear(tuned.of(HEAD_WEIGHT)?, Some(tuned.of(HEAD_BIAS)?))?;
         if setting.choices > 1 {
             return Ok(logits.f_view([signed(slice.rows), setting.choices])?);
         }

@@ -257,7 +257,7 @@ impl Engine {
             shared.pulse.moved(DevicePhase::Loading, None);
         };
         let bert = self.backbones.get(&job.backbone, job.spec.backbone.precision, loaded)?;
-        let setting = Arc::new(Setting::new(job, &bert));
+        let setting = Arc::new(Setting::new(job, &bert)?);
         let data = patiently(
             Pauses::default(),
             || self.runtime.block_on(data::load(&store, features)),

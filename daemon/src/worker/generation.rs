@@ -175,7 +175,7 @@ impl<'a> Training<'a> {
 
         self.shared.pulse.now(Moment::Reduction);
         let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
-        let elements = progress.state.values.len();
+        let elements = self.held.setting.layout.tuned_len();
         #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
         let vote = Vote {
             hash: agreement::hash_of(&progress.state),
@@ -276,7 +276,7 @@ impl<'a> Training<'a> {
             .filter(|index| !slices[*index as usize].is_empty())
             .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
             .collect();
-        let elements = values.len();
+        let elements = self.held.setting.layout.tuned_len();
         let found = self.held.pool.gradients(&values, at, work)?;
         let mut found = found.into_iter().peekable();
         // A slice without rows, in a partial batch, adds zeros.

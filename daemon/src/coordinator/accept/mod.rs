@@ -13,7 +13,7 @@ pub use roots::Roots;
 
 use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS};
 use crate::checkpoint::peft;
-use crate::numerics::state::{Layout, PREFIX_TABLE};
+use crate::numerics::state::Layout;
 use crate::tasks::rows::{self, Labels};
 use crate::tasks::{self, Task};
 use backbone::Backbone;
@@ -48,6 +48,7 @@ pub fn accept(
         config_sha256: pin(CONFIG)?,
         weights_sha256: pin(WEIGHTS)?,
         tokenizer_sha256: pin(TOKENIZER)?,
+        architecture: config.architecture.name().into(),
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
@@ -117,7 +118,7 @@ impl Resolved {
         spec.data.root = roots::text(&data)?;
         spec.backbone.path = roots::text(&backbone.directory)?;
         spec.training.slices = Some(spec.training.slice_count());
-        let layout = layout(&spec, task, &backbone.config);
+        let layout = layout(&spec, task, &backbone.config)?;
         if let Some(adapter) = &spec.init.adapter {
             peft::import(Path::new(adapter), &layout, None)?;
         }
@@ -174,18 +175,15 @@ fn count_rows(
 }
 
 /// What the job tunes.
-fn layout(spec: &JobSpec, task: &dyn Task, config: &Config) -> Layout {
-    Layout::new(
-        spec.method.prefix_length() as usize,
-        config.num_hidden_layers as usize,
-        config.hidden_size as usize,
-        task.head_outputs() as usize,
-    )
+fn layout(spec: &JobSpec, task: &dyn Task, config: &Config) -> Result<Layout, Explained> {
+    Layout::of(&spec.method, config, task.head_outputs() as usize)
 }
 
 fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> Plan {
     let [train_rows, val_rows] = rows;
-    let trainable = layout.len() as u64;
+    let trainable = layout.tuned_len() as u64;
+    let frozen = layout.len() as u64 - trainable;
+    let under = |start| layout.tuned_under(start) as u64;
     let steps_per_epoch = train_rows.div_ceil(u64::from(spec.training.batch_size));
     let epochs = u64::from(spec.training.epochs.unwrap_or(0));
     let runs = spec.training.run_seeds().len() as u64;
@@ -196,9 +194,11 @@ fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> 
         total_steps: runs * spec.training.max_steps.unwrap_or(epochs * steps_per_epoch),
         slices: spec.training.slice_count(),
         trainable_parameters: trainable,
-        prefix_parameters: layout.tensor(PREFIX_TABLE).map_or(0, |table| table.range.len() as u64),
+        prefix_parameters: under("prefix.") + under("prompt."),
+        pooler_parameters: under("pooler."),
+        frozen_parameters: frozen,
         gradient_bytes: 4 * trainable,
-        checkpoint_bytes: 3 * 4 * trainable,
+        checkpoint_bytes: 4 * (3 * trainable + frozen),
         positions_used: config.prefix_positions(spec.method.prefix_length())
             + spec.data.max_seq_length,
         positions_available: config.positions(),

@@ -95,6 +95,8 @@ fn a_job_is_accepted_with_all_of_it_pinned() {
         slices: 1,
         trainable_parameters: trainable,
         prefix_parameters: prefix,
+        pooler_parameters: 0,
+        frozen_parameters: 0,
         gradient_bytes: 4 * trainable,
         checkpoint_bytes: 12 * trainable,
         positions_used: 29,

@@ -131,17 +131,6 @@ impl Backbone {
         self.pooler.as_ref().map(|pooler| (&pooler.weight, &pooler.bias))
     }
 
-    /// The frozen pooler: its linear map, then tanh. Without one, the state as it is.
-    ///
-    /// # Errors
-    /// Those of torch.
-    pub fn pool(&self, first: &Tensor) -> Result<Tensor> {
-        match &self.pooler {
-            Some(pooler) => Ok(pooler.apply(first)?.f_tanh()?),
-            None => Ok(first.shallow_clone()),
-        }
-    }
-
     /// All frozen tensors in a fixed order: for tests that nothing changed and nothing wants a
     /// gradient.
     pub fn tensors(&self) -> Vec<&Tensor> {
