@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft chaos churn overhead bench scale venv lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: help demo test test-peft chaos churn overhead bench quality scale venv lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -24,6 +24,7 @@ help:
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
 	@echo "make bench BENCH=…           measure against transformers and PEFT, on a machine that is idle"
+	@echo "make quality DATA=…           learn SuperGLUE beside PEFT, hours; docs/quality.md"
 	@echo "make overhead                 what resilience costs a step when nothing fails"
 	@echo "make scale WORKERS=1000       a coordinator under as many simulated workers; see docs/scale.md"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
@@ -101,6 +102,15 @@ bench: libtorch backbone release venv
 	cargo build --release --package ptv2-daemon --example step_without_torch
 	$(VENV)/bin/python tests/peers/backbone.py
 	python3 tests/peers/bench.py --python $(VENV)/bin/python $(BENCH)
+
+# Takes hours; may be stopped and run again. PEFT refuses MPNet, which is noted.
+QUALITY = python3 tests/peers/quality.py $(if $(DATA),--data $(DATA))
+quality: libtorch backbone backbone-mpnet release venv
+	$(QUALITY) run --who peft
+	$(QUALITY) run --who ptv2
+	$(QUALITY) run --who ptv2 --backbone mpnet
+	$(QUALITY) run --who peft --backbone mpnet --tasks cb --seeds 11
+	$(QUALITY) table
 
 # The harness is built with optimization too: it shares the machine with what it measures.
 scale: release

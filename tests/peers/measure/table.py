@@ -123,16 +123,16 @@ def document(results, figures, notes):
     return "\n\n".join(parts)
 
 
-def place(docs):
+def place(docs, begin=BEGIN, end=END):
     """The document around the markers."""
     text = Path(docs).read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise Problem(f"{docs} lacks the lines `{BEGIN}` and `{END}`", "the tables go between them")
+    before, begun, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not begun or not ended:
+        raise Problem(f"{docs} lacks the lines `{begin}` and `{end}`", "the tables go between them")
     return before, after
 
 
-def write(docs, text):
-    before, after = place(docs)
+def write(docs, text, begin=BEGIN, end=END):
+    before, after = place(docs, begin, end)
     Path(docs).write_text(before + text + after, encoding="utf-8")
