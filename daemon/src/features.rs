@@ -4,9 +4,11 @@
 //! `features/<hash>/manifest.json` is put last, so features exist if and only if it does. The hash
 //! covers all that the rows depend on.
 
+use crate::tasks::rows::VAL;
 use ptv2_common::error::Explained;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// The version of chunks and manifest that this build writes; a part of the hash.
@@ -26,6 +28,10 @@ pub struct Rows {
     row_offsets: Vec<u32>,
     labels: Vec<i32>,
     idx: Vec<u32>,
+    /// What each row is about, as JSON; nothing where its number says it.
+    about: Vec<u8>,
+    /// Where each row's begins in `about`; one more entry ends the last.
+    about_offsets: Vec<u32>,
 }
 
 /// One tokenized sequence.
@@ -46,6 +52,19 @@ pub struct Manifest {
     pub task: String,
     /// Chunks by split (`train`, `val`), in the order of rows.
     pub splits: BTreeMap<String, Vec<Chunk>>,
+    /// The split whose rows are scored; the other is trained on.
+    #[serde(default = "val", skip_serializing_if = "is_val")]
+    pub scored: String,
+    /// Rows that lost tokens to `max_seq_length`, by split. Features of former builds do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub truncated: BTreeMap<String, u64>,
+}
+
+impl Manifest {
+    /// Rows of a split; 0 where it is not there.
+    pub fn rows(&self, split: &str) -> u64 {
+        self.splits.get(split).into_iter().flatten().map(|chunk| chunk.rows).sum()
+    }
 }
 
 /// A chunk file.
@@ -57,6 +76,14 @@ pub struct Chunk {
     pub sha256: String,
     /// Rows in it.
     pub rows: u64,
+}
+
+fn val() -> String {
+    VAL.into()
+}
+
+fn is_val(split: &str) -> bool {
+    split == VAL
 }
 
 /// Folder of the features of a hash.
@@ -83,6 +110,8 @@ impl Default for Rows {
             row_offsets: vec![0],
             labels: Vec::new(),
             idx: Vec::new(),
+            about: Vec::new(),
+            about_offsets: vec![0],
         }
     }
 }
@@ -101,6 +130,16 @@ impl Rows {
     /// Adds a row: its sequences (one, or one a choice), its label's index (-1: unknown) and the
     /// number that the data gives it.
     pub fn push(&mut self, sequences: &[Sequence<'_>], label: i32, idx: u32) {
+        self.put(sequences, (label, idx), &[]);
+    }
+
+    /// As [`Rows::push`], with what a prediction of the row is for.
+    pub fn push_about(&mut self, sequences: &[Sequence<'_>], label: i32, idx: u32, about: &Value) {
+        let about = if about.is_null() { String::new() } else { about.to_string() };
+        self.put(sequences, (label, idx), about.as_bytes());
+    }
+
+    fn put(&mut self, sequences: &[Sequence<'_>], (label, idx): (i32, u32), about: &[u8]) {
         for sequence in sequences {
             self.ids.extend_from_slice(sequence.ids);
             self.types.extend_from_slice(sequence.types);
@@ -109,12 +148,15 @@ impl Rows {
         self.row_offsets.push(small(self.sequence_offsets.len() - 1));
         self.labels.push(label);
         self.idx.push(idx);
+        self.about.extend_from_slice(about);
+        self.about_offsets.push(small(self.about.len()));
     }
 
     /// Adds all rows of another.
     pub fn append(&mut self, other: &Self) {
         for row in 0..other.len() {
-            self.push(&other.sequences(row), other.labels[row], other.idx[row]);
+            let numbers = (other.labels[row], other.idx[row]);
+            self.put(&other.sequences(row), numbers, other.about_bytes(row));
         }
     }
 
@@ -150,6 +192,23 @@ impl Rows {
         &self.idx
     }
 
+    /// What a row is about; null where its number says it, or the row is trained on.
+    ///
+    /// # Errors
+    /// When it is no JSON, which means damage.
+    pub fn about(&self, row: usize) -> Result<Value, Explained> {
+        match self.about_bytes(row) {
+            [] => Ok(Value::Null),
+            bytes => serde_json::from_slice(bytes).map_err(|error| {
+                Explained::new(format!("what row {row} is about cannot be read: {error}"))
+            }),
+        }
+    }
+
+    fn about_bytes(&self, row: usize) -> &[u8] {
+        &self.about[self.about_offsets[row] as usize..self.about_offsets[row + 1] as usize]
+    }
+
     /// The rows as a safetensors file.
     ///
     /// # Errors
@@ -159,7 +218,7 @@ impl Rows {
             values.iter().flat_map(|value| value.to_le_bytes()).collect()
         };
         let labels: Vec<u8> = self.labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let parts = [
+        let mut parts = vec![
             ("ids", Dtype::U32, words(&self.ids)),
             ("types", Dtype::U8, self.types.clone()),
             ("sequence_offsets", Dtype::U32, words(&self.sequence_offsets)),
@@ -167,6 +226,11 @@ impl Rows {
             ("labels", Dtype::I32, labels),
             ("idx", Dtype::U32, words(&self.idx)),
         ];
+        // Most rows are about nothing but their number.
+        if !self.about.is_empty() {
+            parts.push(("about", Dtype::U8, self.about.clone()));
+            parts.push(("about_offsets", Dtype::U32, words(&self.about_offsets)));
+        }
         let views = parts
             .iter()
             .map(|(name, dtype, bytes)| {
@@ -197,6 +261,11 @@ impl Rows {
             Ok(bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect())
         };
         let labels = data("labels", Dtype::I32)?;
+        let (about, about_offsets) = if file.names().contains(&"about") {
+            (data("about", Dtype::U8)?, words("about_offsets")?)
+        } else {
+            (Vec::new(), vec![0; labels.len() / 4 + 1])
+        };
         let rows = Self {
             ids: words("ids")?,
             types: data("types", Dtype::U8)?,
@@ -209,6 +278,8 @@ impl Rows {
                 .map(|word| i32::from_le_bytes(*word))
                 .collect(),
             idx: words("idx")?,
+            about,
+            about_offsets,
         };
         rows.check()
             .then_some(rows)
@@ -226,6 +297,8 @@ impl Rows {
             && tiles(&self.row_offsets, self.sequence_offsets.len() - 1)
             && self.row_offsets.len() == self.labels.len() + 1
             && self.idx.len() == self.labels.len()
+            && tiles(&self.about_offsets, self.about.len())
+            && self.about_offsets.len() == self.labels.len() + 1
     }
 }
 
@@ -243,12 +316,16 @@ mod tests {
         let one = Sequence { ids: &[1, 2, 3], types: &[0, 0, 1] };
         let two = Sequence { ids: &[4, 5], types: &[0, 1] };
         rows.push(&[one, two], 1, 7);
-        rows.push(&[two, two], -1, 9);
+        let plain = rows.to_bytes().unwrap();
+        assert_eq!(Rows::from_bytes(&plain).unwrap(), rows);
+        let about = serde_json::json!({"entity": "Zoé"});
+        rows.push_about(&[two, two], -1, 9, &about);
         let bytes = rows.to_bytes().unwrap();
         let mut read = Rows::from_bytes(&bytes).unwrap();
         assert_eq!(read, rows);
         assert_eq!(read.sequences(0), [one, two]);
         assert_eq!((read.length(0), read.length(1)), (3, 2));
+        assert_eq!((read.about(0).unwrap(), read.about(1).unwrap()), (Value::Null, about));
         read.append(&rows);
         assert_eq!((read.len(), read.sequences(3)), (4, vec![two, two]));
         assert!(Rows::from_bytes(&bytes[..bytes.len() - 1]).is_err());

@@ -18,3 +18,5 @@ mod parity_backbones;
 mod parity_bf16;
 #[cfg(test)]
 mod scale;
+#[cfg(test)]
+mod superglue;

@@ -1,6 +1,7 @@
 //! BoolQ: whether a passage answers a question with yes.
 
-use super::{Pair, Task, text};
+use super::fields::Fields;
+use super::{Example, Task, flat, truth};
 use ptv2_common::error::Explained;
 use serde_json::Value;
 
@@ -8,23 +9,25 @@ use serde_json::Value;
 pub(super) struct BoolQ;
 
 impl Task for BoolQ {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "superglue/boolq"
     }
 
-    fn folder(&self) -> &'static str {
+    fn folder(&self) -> &str {
         "BoolQ"
     }
 
-    fn labels(&self) -> &'static [&'static str] {
-        &["false", "true"]
-    }
-
-    fn pairs(&self, row: &Value) -> Result<Vec<Pair>, Explained> {
-        Ok(vec![(text(row, "question")?.into(), Some(text(row, "passage")?.into()))])
+    fn labels(&self) -> Vec<&str> {
+        vec!["false", "true"]
     }
 
     fn label_index(&self, label: &Value) -> Option<i32> {
-        label.as_bool().map(i32::from)
+        truth(label)
+    }
+
+    fn examples(&self, row: &Value) -> Result<Vec<Example>, Explained> {
+        let fields = Fields::of(row)?;
+        let pair = (fields.text("question")?.into(), Some(fields.text("passage")?.into()));
+        flat(self, &fields, vec![pair])
     }
 }

@@ -1,6 +1,7 @@
 //! CB: whether a premise entails or contradicts a hypothesis, or neither.
 
-use super::{Pair, Task, metrics, named_label, text};
+use super::fields::Fields;
+use super::{Example, Scored, Task, flat, labels, metrics, predictions};
 use ptv2_common::error::Explained;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -9,29 +10,28 @@ use std::collections::BTreeMap;
 pub(super) struct Cb;
 
 impl Task for Cb {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         "superglue/cb"
     }
 
-    fn folder(&self) -> &'static str {
+    fn folder(&self) -> &str {
         "CB"
     }
 
-    fn labels(&self) -> &'static [&'static str] {
-        &["entailment", "contradiction", "neutral"]
+    fn labels(&self) -> Vec<&str> {
+        vec!["entailment", "contradiction", "neutral"]
     }
 
-    fn pairs(&self, row: &Value) -> Result<Vec<Pair>, Explained> {
-        Ok(vec![(text(row, "premise")?.into(), Some(text(row, "hypothesis")?.into()))])
+    fn examples(&self, row: &Value) -> Result<Vec<Example>, Explained> {
+        let fields = Fields::of(row)?;
+        let pair = (fields.text("premise")?.into(), Some(fields.text("hypothesis")?.into()));
+        flat(self, &fields, vec![pair])
     }
 
-    fn label_index(&self, label: &Value) -> Option<i32> {
-        named_label(label, self.labels())
-    }
-
-    fn metrics(&self, predictions: &[i32], labels: &[i32]) -> BTreeMap<String, f64> {
-        let accuracy = metrics::accuracy(predictions, labels);
-        let f1 = metrics::macro_f1(predictions, labels);
+    fn metrics(&self, rows: &[Scored]) -> BTreeMap<String, f64> {
+        let (predictions, labels) = (predictions(rows), labels(rows));
+        let accuracy = metrics::accuracy(&predictions, &labels);
+        let f1 = metrics::macro_f1(&predictions, &labels);
         BTreeMap::from([
             (metrics::ACCURACY.into(), accuracy),
             ("f1".into(), f1),

@@ -1,49 +1,122 @@
-//! The tasks, one file each: how a row becomes text and a label, and which metrics are reported.
+//! The tasks, one file each: how a row becomes text and a label, which metrics are reported, and how
+//! predictions are written for the leaderboard.
 //!
-//! A new task is a file beside [`rte`] and a line in [`TASKS`].
+//! A new task is a file beside [`rte`] and a line in [`built_in`].
 
 mod boolq;
 mod cb;
 mod copa;
+mod fields;
 pub mod metrics;
+mod multirc;
+mod record;
 pub mod rows;
 mod rte;
+#[cfg(test)]
+mod tests;
+mod wic;
+mod wsc;
 
+use crate::features::Rows;
+use fields::{Fields, shown};
 use ptv2_common::error::Explained;
-use serde_json::Value;
+use ptv2_common::job::JobRecord;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// Grows whenever any task's text assembly changes: a part of the features' hash.
 pub const TEMPLATE_VERSION: u32 = 1;
 
-static TASKS: [&dyn Task; 4] = [&boolq::BoolQ, &cb::Cb, &copa::Copa, &rte::Rte];
-
 /// Text of a sequence: the first part, and the second where there is one.
 pub type Pair = (String, Option<String>);
 
-/// A row, assembled.
+/// One thing to be classified: most rows are one, rows of MultiRC and ReCoRD several.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Example {
     /// One pair, or one a choice.
     pub pairs: Vec<Pair>,
     /// The label's index, where the row has a label.
     pub label: Option<i32>,
-    /// The number that the data gives the row.
+    /// The number that the data gives the example.
     pub idx: u32,
+    /// What a prediction is for, as far as its number does not say it; else null. The task's own
+    /// metrics and answers read it.
+    pub about: Value,
+}
+
+/// An example that was scored.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// Scores of the labels, or of the choices, before any softmax.
+    pub scores: Vec<f32>,
+    /// The true label's index, -1 where it is not known.
+    pub label: i32,
+    /// [`Example::idx`].
+    pub idx: u32,
+    /// [`Example::about`].
+    pub about: Value,
+}
+
+impl Scored {
+    /// Index of the largest score; of equal ones the first.
+    pub fn prediction(&self) -> i32 {
+        let mut best = 0;
+        for (index, score) in self.scores.iter().enumerate() {
+            if *score > self.scores[best] {
+                best = index;
+            }
+        }
+        i32::try_from(best).unwrap_or(i32::MAX)
+    }
+}
+
+/// A split's rows with their scores, in order.
+///
+/// # Errors
+/// When what a row is about cannot be read.
+pub fn scored<'a>(
+    rows: &Rows,
+    scores: impl IntoIterator<Item = &'a Vec<f32>>,
+) -> Result<Vec<Scored>, Explained> {
+    let one = |(row, scores): (usize, &Vec<f32>)| {
+        let (label, idx) = (rows.labels()[row], rows.idx()[row]);
+        Ok(Scored { scores: scores.clone(), label, idx, about: rows.about(row)? })
+    };
+    (0..rows.len()).zip(scores).map(one).collect()
+}
+
+/// Predicted indices.
+pub fn predictions(rows: &[Scored]) -> Vec<i32> {
+    rows.iter().map(Scored::prediction).collect()
+}
+
+/// True indices.
+pub fn labels(rows: &[Scored]) -> Vec<i32> {
+    rows.iter().map(|row| row.label).collect()
 }
 
 /// What a task is.
-pub trait Task: Sync {
+pub trait Task: Send + Sync {
     /// The name that a job gives, for example `superglue/rte`.
-    fn name(&self) -> &'static str;
+    fn name(&self) -> &str;
 
-    /// The folder below the data's root.
-    fn folder(&self) -> &'static str;
+    /// The folder below the data's root; empty for the root itself.
+    fn folder(&self) -> &str;
+
+    /// The file of a split in that folder.
+    fn file(&self, split: &str) -> String {
+        format!("{split}.jsonl")
+    }
+
+    /// The task whose prefix is evaluated on this one, which has no training rows of its own.
+    fn trained_as(&self) -> Option<&str> {
+        None
+    }
 
     /// Names of the labels, in index order.
-    fn labels(&self) -> &'static [&'static str];
+    fn labels(&self) -> Vec<&str>;
 
-    /// Sequences that a row offers to choose from: 1 for classification.
+    /// Sequences that an example offers to choose from: 1 for classification.
     fn choices(&self) -> u32 {
         1
     }
@@ -54,26 +127,48 @@ pub trait Task: Sync {
     }
 
     /// The metric that decides which state is best.
-    fn best_metric(&self) -> &'static str {
+    fn best_metric(&self) -> &str {
         metrics::ACCURACY
     }
 
-    /// A row's text: one pair, or one a choice.
+    /// The index of a label as the data writes it, or nothing where it is no label of the task.
+    fn label_index(&self, label: &Value) -> Option<i32> {
+        let label = label.as_str()?;
+        let index = self.labels().iter().position(|name| *name == label)?;
+        i32::try_from(index).ok()
+    }
+
+    /// A label as the leaderboard wants it.
+    fn spelled(&self, label: i32) -> Value {
+        usize::try_from(label).ok().and_then(|at| self.labels().get(at).copied()).into()
+    }
+
+    /// A row's examples, at least one. Rows without labels are fine here; [`rows`] refuses them where
+    /// labels are needed.
     ///
     /// # Errors
     /// Names the field and what was expected.
-    fn pairs(&self, row: &Value) -> Result<Vec<Pair>, Explained>;
+    fn examples(&self, row: &Value) -> Result<Vec<Example>, Explained>;
 
-    /// The index of a label as the data writes it, or nothing where it is no label of the task.
-    fn label_index(&self, label: &Value) -> Option<i32>;
+    /// All metrics of a split's examples, in the split's order, of which each has a label.
+    fn metrics(&self, rows: &[Scored]) -> BTreeMap<String, f64> {
+        let accuracy = metrics::accuracy(&predictions(rows), &labels(rows));
+        BTreeMap::from([(metrics::ACCURACY.into(), accuracy)])
+    }
 
-    /// All metrics of predicted against true indices.
-    fn metrics(&self, predictions: &[i32], labels: &[i32]) -> BTreeMap<String, f64> {
-        BTreeMap::from([(metrics::ACCURACY.into(), metrics::accuracy(predictions, labels))])
+    /// The lines of the leaderboard's file, from a split's examples in the split's order.
+    fn answers(&self, rows: &[Scored]) -> Vec<Value> {
+        let line = |row: &Scored| json!({"idx": row.idx, "label": self.spelled(row.prediction())});
+        rows.iter().map(line).collect()
+    }
+
+    /// The name of that file.
+    fn answer_file(&self) -> String {
+        format!("{}.jsonl", self.folder())
     }
 
     /// The part of the name after the family: `rte`.
-    fn short_name(&self) -> &'static str {
+    fn short_name(&self) -> &str {
         self.name().rsplit_once('/').map_or(self.name(), |(_, short)| short)
     }
 
@@ -81,163 +176,99 @@ pub trait Task: Sync {
     fn head_outputs(&self) -> u32 {
         if self.choices() > 1 { 1 } else { u32::try_from(self.labels().len()).unwrap_or(u32::MAX) }
     }
-
-    /// Assembles a row. A row without a label is fine here; [`rows`] refuses it where it is needed.
-    ///
-    /// # Errors
-    /// Names the field and what was expected.
-    fn example(&self, row: &Value) -> Result<Example, Explained> {
-        if !row.is_object() {
-            return Err(Explained::new(format!("the row is {}", kind(row)))
-                .expected("a JSON object with the task's fields"));
-        }
-        let label = match row.get("label") {
-            None => None,
-            Some(label) => Some(self.label_index(label).ok_or_else(|| {
-                Explained::new(format!("`label` is {}", shown(label))).expected(format!(
-                    "a label of {}: {}",
-                    self.name(),
-                    self.labels().join(", ")
-                ))
-            })?),
-        };
-        Ok(Example { pairs: self.pairs(row)?, label, idx: number(row, "idx")? })
-    }
 }
 
-/// The task of a name.
+/// The tasks that are known by name, set to a text template where they have several.
+pub fn built_in(template: u32) -> Vec<Box<dyn Task>> {
+    vec![
+        Box::new(boolq::BoolQ),
+        Box::new(cb::Cb),
+        Box::new(copa::Copa),
+        Box::new(multirc::MultiRc),
+        Box::new(record::Record),
+        Box::new(rte::Rte),
+        Box::new(wic::Wic { template }),
+        Box::new(wsc::Wsc { template }),
+        Box::new(rte::AxB),
+        Box::new(rte::AxG),
+    ]
+}
+
+/// The task of a name, with a text template.
 ///
 /// # Errors
-/// Lists the tasks that there are.
-pub fn by_name(name: &str) -> Result<&'static dyn Task, Explained> {
-    TASKS.into_iter().find(|task| task.name() == name).ok_or_else(|| {
-        let known: Vec<&str> = TASKS.iter().map(|task| task.name()).collect();
-        Explained::new(format!("`task` is {name:?}, which this build does not know"))
-            .at("task")
-            .expected(format!("one of {}", known.join(", ")))
-            .hint("names are lower-case and begin with their family, as `superglue/rte`")
-    })
-}
-
-/// A field that holds text.
-fn text<'a>(row: &'a Value, field: &str) -> Result<&'a str, Explained> {
-    let value = row.get(field).ok_or_else(|| missing(field, "a string"))?;
-    value.as_str().ok_or_else(|| mistyped(field, value, "a string"))
-}
-
-fn number(row: &Value, field: &str) -> Result<u32, Explained> {
-    let expected = "an integer from 0 to 4294967295";
-    let value = row.get(field).ok_or_else(|| missing(field, expected))?;
-    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
-    number.ok_or_else(|| mistyped(field, value, expected))
-}
-
-/// The index of a label that the data writes as its name.
-fn named_label(label: &Value, names: &[&str]) -> Option<i32> {
-    let label = label.as_str()?;
-    names.iter().position(|name| *name == label).and_then(|index| i32::try_from(index).ok())
-}
-
-fn missing(field: &str, expected: &str) -> Explained {
-    Explained::new(format!("`{field}` is missing")).expected(expected)
-}
-
-fn mistyped(field: &str, value: &Value, expected: &str) -> Explained {
-    Explained::new(format!("`{field}` is {}", shown(value))).expected(expected)
-}
-
-/// A short value as it is written, of a long one only its kind.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    if text.len() <= 60 { text } else { kind(value).into() }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
+/// Lists the tasks that there are, or says how many templates the task has.
+pub fn named(name: &str, template: u32) -> Result<Box<dyn Task>, Explained> {
+    let task =
+        built_in(template).into_iter().find(|task| task.name() == name).ok_or_else(|| {
+            let known: Vec<String> =
+                built_in(0).iter().map(|task| task.name().to_owned()).collect();
+            Explained::new(format!("`task` is {name:?}, which this build does not know"))
+                .at("task")
+                .expected(format!("one of {}", known.join(", ")))
+                .hint("names are lower-case and begin with their family, as `superglue/rte`")
+        })?;
+    let templates = task.templates();
+    if template < templates {
+        return Ok(task);
     }
+    Err(Explained::new(format!("`data.template_id` is {template}, but {name} has no such"))
+        .at("data.template_id")
+        .expected(format!("below {templates}"))
+        .hint("remove the key: 0 is the default"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
+/// The task of an accepted job.
+///
+/// # Errors
+/// As [`named`].
+pub fn of(record: &JobRecord) -> Result<Box<dyn Task>, Explained> {
+    named(&record.spec.task, record.spec.data.template_id)
+}
 
-    fn check(task: &str, row: Value, pairs: &[(&str, &str)], label: Option<i32>) {
-        let example = by_name(task).unwrap().example(&row).unwrap();
-        let found: Vec<(&str, &str)> =
-            example.pairs.iter().map(|(a, b)| (a.as_str(), b.as_deref().unwrap())).collect();
-        assert_eq!((found.as_slice(), example.label, example.idx), (pairs, label, 7), "{task}");
-    }
+/// The one example of a row that is one.
+fn flat(task: &dyn Task, row: &Fields<'_>, pairs: Vec<Pair>) -> Result<Vec<Example>, Explained> {
+    let (label, idx) = (label(task, row)?, row.number("idx")?);
+    Ok(vec![Example { pairs, label, idx, about: Value::Null }])
+}
 
-    #[test]
-    fn rows_become_text() {
-        let row =
-            json!({"premise": " A. ", "hypothesis": "B", "label": "not_entailment", "idx": 7});
-        check("superglue/rte", row, &[(" A. ", "B")], Some(1));
-        let row = json!({"premise": "A", "hypothesis": "B", "label": "neutral", "idx": 7});
-        check("superglue/cb", row, &[("A", "B")], Some(2));
-        let row = json!({"question": "is it", "passage": "It - is.", "label": true, "idx": 7});
-        check("superglue/boolq", row, &[("is it", "It - is.")], Some(1));
-        let row = json!({"question": "is it", "passage": "It", "idx": 7});
-        check("superglue/boolq", row, &[("is it", "It")], None);
-        let mut row = json!({"premise": "It fell.", "choice1": "x", "choice2": "y", "question": "cause",
-            "label": 1, "idx": 7});
-        let pairs = [("It fell. because", "x"), ("It fell. because", "y")];
-        check("superglue/copa", row.clone(), &pairs, Some(1));
-        row["question"] = "effect".into();
-        check("superglue/copa", row, &[("It fell. so", "x"), ("It fell. so", "y")], Some(1));
-    }
-
-    fn check_refused(task: &str, row: Value, what: &str, expected: &str) {
-        let error = by_name(task).unwrap().example(&row).unwrap_err();
-        assert_eq!((error.what.as_str(), error.expected.as_deref()), (what, Some(expected)));
-    }
-
-    #[test]
-    fn a_refused_row_names_its_field() {
-        let rte = "superglue/rte";
-        check_refused(rte, json!({"premise": "A"}), "`hypothesis` is missing", "a string");
-        check_refused(rte, json!({"premise": 3}), "`premise` is 3", "a string");
-        check_refused(
-            rte,
-            json!([1]),
-            "the row is an array",
-            "a JSON object with the task's fields",
-        );
-        let labels = "a label of superglue/rte: entailment, not_entailment";
-        check_refused(rte, json!({"label": "neutral"}), "`label` is \"neutral\"", labels);
-        let labels = "a label of superglue/boolq: false, true";
-        check_refused("superglue/boolq", json!({"label": "true"}), "`label` is \"true\"", labels);
-        let labels = "a label of superglue/copa: choice1, choice2";
-        check_refused("superglue/copa", json!({"label": 2}), "`label` is 2", labels);
-        let row = json!({"premise": "A", "hypothesis": "B", "idx": -1});
-        check_refused(rte, row, "`idx` is -1", "an integer from 0 to 4294967295");
-        let row = json!({"premise": "A", "choice1": "x", "choice2": "y", "question": "why"});
-        let asked = "\"cause\" or \"effect\"";
-        check_refused("superglue/copa", row, "`question` is \"why\"", asked);
-    }
-
-    #[test]
-    fn tasks_are_found_by_name() {
-        // What a job file may name is what can be trained.
-        let known: Vec<&str> = ptv2_common::spec::known_tasks().collect();
-        assert_eq!(TASKS.map(|task| task.name()), known[..]);
-        for task in TASKS {
-            assert_eq!(by_name(task.name()).unwrap().folder(), task.folder());
+/// The label's index, where there is a label.
+fn label(task: &dyn Task, row: &Fields<'_>) -> Result<Option<i32>, Explained> {
+    let Some(label) = row.optional("label") else { return Ok(None) };
+    let index = task.label_index(label).ok_or_else(|| {
+        let what = format!("`{}` is {}", row.place("label"), shown(label));
+        let refused = Explained::new(what).expected(labels_of(task));
+        match meant(label, &task.labels()) {
+            Some(hint) => refused.hint(hint),
+            None => refused,
         }
-        let error = by_name("superglue/wsc").err().unwrap();
-        assert_eq!(
-            error.expected.unwrap(),
-            "one of superglue/boolq, superglue/cb, superglue/copa, superglue/rte"
-        );
-        let copa = by_name("superglue/copa").unwrap();
-        assert_eq!((copa.choices(), copa.head_outputs(), copa.short_name()), (2, 1, "copa"));
-        assert_eq!(by_name("superglue/cb").unwrap().head_outputs(), 3);
+    })?;
+    Ok(Some(index))
+}
+
+/// What whoever wrote a wrong label may have meant.
+fn meant(label: &Value, names: &[&str]) -> Option<String> {
+    let text = label.as_str().map_or_else(|| label.to_string(), str::to_owned);
+    if names.contains(&text.as_str()) {
+        let how = if label.is_string() { "without quotes" } else { "in quotes" };
+        return Some(format!("write it {how}"));
     }
+    nearest(&text, names.iter().copied()).map(|name| format!("did you mean `{name}`?"))
+}
+
+/// The name that a misspelled one is near to.
+fn nearest<'a>(written: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance =
+        |name: &str| strsim::damerau_levenshtein(&written.to_lowercase(), &name.to_lowercase());
+    let name = names.min_by_key(|name| distance(name))?;
+    (distance(name) <= 1 + written.chars().count() / 4).then_some(name)
+}
+
+fn labels_of(task: &dyn Task) -> String {
+    format!("a label of {}: {}", task.name(), task.labels().join(", "))
+}
+
+/// The index of a label that is written as a boolean.
+fn truth(label: &Value) -> Option<i32> {
+    label.as_bool().map(i32::from)
 }

@@ -1,15 +1,18 @@
-//! Reads a split's JSONL file, row by row; each refusal names the file and the line.
+//! Reads a split's file, row by row; each refusal names the file and the line.
 
-use super::{Example, Task};
+use super::{Example, Task, labels_of};
 use ptv2_common::error::Explained;
+use ptv2_common::spec::DataSpec;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a split's file at most: it is held in memory while its rows are read.
 pub const BYTES_MAX: u64 = 1 << 30;
 
-/// The splits that a job reads, which are pinned by hash at its submit.
-pub const PINNED: [&str; 2] = ["train", "val"];
+/// The split to train on.
+pub const TRAIN: &str = "train";
+/// The split to evaluate on while training.
+pub const VAL: &str = "val";
 
 /// Whether each row must have a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +23,34 @@ pub enum Labels {
     Optional,
 }
 
+/// A split that a job reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name.
+    pub split: String,
+    /// Whether its rows are scored; else they are trained on. One split of a job is scored.
+    pub is_scored: bool,
+    /// Whether each row must have a label.
+    pub labels: Labels,
+    /// Examples to keep: the first ones of the file.
+    pub max_rows: Option<u32>,
+}
+
+/// The splits that a job reads, which are pinned by hash at its submit.
+pub fn wanted(data: &DataSpec) -> Vec<Wanted> {
+    let needed = |split: &str, is_scored, max_rows| Wanted {
+        split: split.into(),
+        is_scored,
+        labels: Labels::Needed,
+        max_rows,
+    };
+    vec![needed(TRAIN, false, data.max_train_rows), needed(VAL, true, data.max_val_rows)]
+}
+
 /// The file of a split: `<root>/<folder>/<split>.jsonl`.
 pub fn file(root: &Path, task: &dyn Task, split: &str) -> PathBuf {
-    root.join(task.folder()).join(format!("{split}.jsonl"))
+    let folder = if task.folder().is_empty() { root.into() } else { root.join(task.folder()) };
+    folder.join(task.file(split))
 }
 
 /// Reads a file whole, refusing one that is too large.
@@ -46,22 +74,24 @@ pub fn load(path: &Path) -> Result<Vec<u8>, Explained> {
     std::fs::read(path).map_err(|error| refused(error.to_string()))
 }
 
-/// Assembles the first `max_rows` rows of a file's bytes (all, if not given).
+/// Assembles the first `max_rows` examples of a file's bytes (all, if not given), and gives each to
+/// `take`; gives their number. A line whose examples go beyond the limit is cut there.
 ///
 /// # Errors
-/// Names file and line of the first row that is refused. No rows at all are refused, too.
-pub fn parse(
+/// Names file and line of the first row that is refused. No rows at all are refused, too. Else those of
+/// `take`.
+pub fn each(
     bytes: &[u8],
     path: &Path,
     task: &dyn Task,
-    labels: Labels,
-    max_rows: Option<u32>,
-) -> Result<Vec<Example>, Explained> {
-    let limit = max_rows.map_or(usize::MAX, |rows| rows as usize);
-    let mut examples = Vec::new();
+    wanted: &Wanted,
+    mut take: impl FnMut(Example) -> Result<(), Explained>,
+) -> Result<u64, Explained> {
+    let limit = wanted.max_rows.map_or(u64::MAX, u64::from);
+    let mut count = 0;
     let mut blank = None;
     for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        if examples.len() == limit {
+        if count == limit {
             break;
         }
         let place = || format!("{}:{}", path.display(), index + 1);
@@ -73,23 +103,30 @@ pub fn parse(
                 .expected("one JSON object a line")
                 .hint("remove the line, or end the file before it"));
         } else {
-            let example = row(line, task, labels).map_err(|error| {
-                let error = error.at(place());
-                if error.hint.is_some() { error } else { error.hint("mend the line, or remove it") }
-            })?;
-            examples.push(example);
+            let examples = row(line, task, wanted.labels).map_err(|error| at(error, place()))?;
+            for example in examples {
+                if count < limit {
+                    take(example)?;
+                    count += 1;
+                }
+            }
         }
     }
-    if examples.is_empty() {
+    if count == 0 {
         return Err(Explained::new("the split holds no rows")
             .at(path.display().to_string())
             .expected("one JSON object a line, at least one")
             .hint("look whether the file was copied as a whole"));
     }
-    Ok(examples)
+    Ok(count)
 }
 
-fn row(line: &[u8], task: &dyn Task, labels: Labels) -> Result<Example, Explained> {
+fn at(error: Explained, place: String) -> Explained {
+    let error = error.at(place);
+    if error.hint.is_some() { error } else { error.hint("mend the line, or remove it") }
+}
+
+fn row(line: &[u8], task: &dyn Task, labels: Labels) -> Result<Vec<Example>, Explained> {
     let text = str::from_utf8(line).map_err(|error| {
         Explained::new(format!("byte {} of the line is no UTF-8", error.valid_up_to() + 1))
             .expected("UTF-8")
@@ -102,13 +139,13 @@ fn row(line: &[u8], task: &dyn Task, labels: Labels) -> Result<Example, Explaine
         ))
         .expected("one JSON object a line")
     })?;
-    let example = task.example(&row)?;
-    if labels == Labels::Needed && example.label.is_none() {
-        return Err(Explained::new("`label` is missing")
-            .expected(format!("a label of {}: {}", task.name(), task.labels().join(", ")))
-            .hint("rows for training and validation need labels"));
+    let examples = task.examples(&row)?;
+    if labels == Labels::Needed && examples.iter().any(|example| example.label.is_none()) {
+        return Err(Explained::new("`label` is missing").expected(labels_of(task)).hint(
+            "rows for training and validation need labels; the leaderboard's test rows have none",
+        ));
     }
-    Ok(example)
+    Ok(examples)
 }
 
 /// The parser's message without its own line, which always is 1 here.
@@ -124,9 +161,25 @@ mod tests {
 
     const GOOD: &str = r#"{"premise": "A", "hypothesis": "B", "label": "entailment", "idx": 0}"#;
 
-    fn read(text: &[u8], labels: Labels, max: Option<u32>) -> Result<usize, Explained> {
-        let task = tasks::by_name("superglue/rte").unwrap();
-        parse(text, Path::new("/d/RTE/train.jsonl"), task, labels, max).map(|rows| rows.len())
+    fn read_as(
+        name: &str,
+        text: &[u8],
+        labels: Labels,
+        max_rows: Option<u32>,
+    ) -> Result<u64, Explained> {
+        let task = tasks::named(name, 0).unwrap();
+        let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows };
+        let mut seen = 0;
+        let count = each(text, Path::new("/d/RTE/train.jsonl"), &*task, &wanted, |_| {
+            seen += 1;
+            Ok(())
+        })?;
+        assert_eq!(seen, count);
+        Ok(count)
+    }
+
+    fn read(text: &[u8], labels: Labels, max: Option<u32>) -> Result<u64, Explained> {
+        read_as("superglue/rte", text, labels, max)
     }
 
     #[test]
@@ -140,10 +193,29 @@ mod tests {
         assert_eq!(read(unlabelled.as_bytes(), Labels::Optional, None).unwrap(), 1);
     }
 
-    fn check_refused(text: impl AsRef<[u8]>, what: &str, place: &str) {
+    #[test]
+    fn the_limit_counts_examples_and_cuts_a_line() {
+        let answer = |idx| format!(r#"{{"text": "a", "idx": {idx}, "label": 1}}"#);
+        let line = format!(
+            r#"{{"idx": 0, "passage": {{"text": "P", "questions": [{{"question": "q", "idx": 0,
+            "answers": [{}, {}, {}]}}]}}}}"#,
+            answer(0),
+            answer(1),
+            answer(2)
+        )
+        .replace('\n', " ");
+        let two = format!("{line}\n{line}\n");
+        for (limit, count) in [(None, 6), (Some(4), 4), (Some(3), 3), (Some(9), 6)] {
+            let found = read_as("superglue/multirc", two.as_bytes(), Labels::Needed, limit);
+            assert_eq!(found.unwrap(), count);
+        }
+    }
+
+    fn check_refused(text: impl AsRef<[u8]>, what: &str, place: &str) -> Explained {
         let error = read(text.as_ref(), Labels::Needed, None).unwrap_err();
         assert!(error.what.contains(what), "{error:?}");
         assert_eq!(error.place.as_deref(), Some(place));
+        error
     }
 
     #[test]
@@ -165,7 +237,8 @@ mod tests {
             second,
         );
         let unlabelled = GOOD.replace(r#""label": "entailment", "#, "");
-        check_refused(format!("{GOOD}\n{unlabelled}"), "`label` is missing", second);
+        let error = check_refused(format!("{GOOD}\n{unlabelled}"), "`label` is missing", second);
+        assert!(error.hint.unwrap().contains("test rows have none"));
     }
 
     #[test]

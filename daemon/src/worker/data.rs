@@ -6,7 +6,7 @@ use crate::features::{Manifest, Rows, manifest_key};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::{Store, sha256};
 
-/// Rows to train on and to evaluate on.
+/// Rows to train on, none for a job that only scores, and rows to score.
 pub(super) struct Data {
     pub(super) train: Rows,
     pub(super) val: Rows,
@@ -22,10 +22,12 @@ pub(super) async fn load(store: &Store, hash: &str) -> Result<Data, Failure> {
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| {
         Explained::new(format!("the features' manifest cannot be read: {error}")).at(key)
     })?;
-    Ok(Data {
-        train: split(store, &manifest, "train").await?,
-        val: split(store, &manifest, "val").await?,
-    })
+    let scored = &manifest.scored;
+    let train = match manifest.splits.keys().find(|name| *name != scored) {
+        Some(name) => split(store, &manifest, name).await?,
+        None => Rows::default(),
+    };
+    Ok(Data { train, val: split(store, &manifest, scored).await? })
 }
 
 async fn split(store: &Store, manifest: &Manifest, name: &str) -> Result<Rows, Failure> {

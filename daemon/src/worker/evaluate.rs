@@ -4,10 +4,11 @@ use super::generation::{Training, tokens};
 use super::held::Exit;
 use crate::clock;
 use crate::numerics::batches::cut_by_rows;
-use crate::tasks;
+use crate::tasks::{self, metrics};
 use crate::train::batch::Slice;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
+use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     // A slice is scored whole, since its padding is part of the result.
     slices.retain(|slice| slice.iter().any(|row| !known.contains_key(row)));
     let (own, _) = training.own_run(val, &slices);
+    let width = scores_of_a_row(training);
     let state = &training.held.progress.as_ref().ok_or(Exit::Left)?.state;
     let values = Arc::new(state.values.clone());
 
@@ -50,18 +52,22 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
         let progress = training.held.progress.as_mut().ok_or(Exit::Left)?;
         for (index, scores) in some.iter().zip(scores) {
             let rows = &slices[*index as usize];
-            let width = (scores.len() / rows.len().max(1)).max(1);
-            let found = rows.iter().copied().zip(scores.chunks(width).map(best_of));
+            let found = rows.iter().copied().zip(scores.chunks(width).map(<[f32]>::to_vec));
             progress.scored.extend(found);
         }
     }
     let known = gather(training, step)?;
-    let predictions: Option<Vec<i32>> = all.iter().map(|row| known.get(row).copied()).collect();
-    let Some(predictions) = predictions else {
-        return Err(Explained::new("the ranks' predictions do not cover the rows").into());
-    };
+    if known.len() != all.len() {
+        return Err(Explained::new("the ranks' scores do not cover the rows").into());
+    }
     let job = &training.start.job;
-    let task = tasks::by_name(&job.spec.task)?;
+    let task = tasks::of(job)?;
+    let scored = tasks::scored(&training.held.data.val, known.values())?;
+    // Of a split without labels nothing can be measured.
+    let is_labelled = scored.iter().all(|row| row.label >= 0);
+    let values = if is_labelled { task.metrics(&scored) } else { BTreeMap::new() };
+    let only = metrics::only_class(&tasks::predictions(&scored));
+    training.warn(|health| health.evaluation(only.and_then(|class| name_of(job, class))));
     let seconds = clock::now().saturating_duration_since(began).as_secs_f64().max(1e-9);
     let count: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a split's tokens are far below 2^53")]
@@ -74,34 +80,52 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
         seed: training.runs.shown_seed(training.state()?.run),
         rows_per_s: Some(f64::from(rows) / seconds),
         tokens_per_s: Some(tokens / seconds),
-        values: task.metrics(&predictions, training.held.data.val.labels()),
+        values,
     })
 }
 
-/// The rows that any rank has scored with the current state, with their predictions.
-fn gather(training: &mut Training<'_>, step: u64) -> Result<BTreeMap<u32, i32>, Exit> {
+/// The rows that any rank has scored with the current state, with their scores.
+fn gather(training: &mut Training<'_>, step: u64) -> Result<BTreeMap<u32, Vec<f32>>, Exit> {
     let own = &training.held.progress.as_ref().ok_or(Exit::Left)?.scored;
-    let own: Vec<u8> = own
-        .iter()
-        .flat_map(|(row, prediction)| [row.to_le_bytes(), prediction.to_le_bytes()].concat())
-        .collect();
+    let own: Vec<u8> = own.iter().flat_map(|(row, scores)| to_bytes(*row, scores)).collect();
+    let size = 4 * (1 + scores_of_a_row(training));
     let mut known = BTreeMap::new();
     for bytes in training.group.all_gather_bytes(step, &own)? {
-        for pair in bytes.as_chunks::<8>().0 {
-            let [a, b, c, d, e, f, g, h] = *pair;
-            known.insert(u32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]));
-        }
+        known.extend(bytes.chunks_exact(size).filter_map(from_bytes));
     }
     Ok(known)
 }
 
-/// Index of the largest score; of equal ones the first.
-fn best_of(scores: &[f32]) -> i32 {
-    let mut best = 0;
-    for (index, score) in scores.iter().enumerate() {
-        if *score > scores[best] {
-            best = index;
-        }
+/// Scores of each row: one a choice, or one a label.
+fn scores_of_a_row(training: &Training<'_>) -> usize {
+    let setting = &training.held.setting;
+    let scores = if setting.choices > 1 { setting.choices } else { setting.outputs };
+    usize::try_from(scores).unwrap_or(1).max(1)
+}
+
+fn to_bytes(row: u32, scores: &[f32]) -> Vec<u8> {
+    let scores = scores.iter().flat_map(|score| score.to_le_bytes());
+    row.to_le_bytes().into_iter().chain(scores).collect()
+}
+
+fn from_bytes(bytes: &[u8]) -> Option<(u32, Vec<f32>)> {
+    let (row, scores) = bytes.as_chunks::<4>().0.split_first()?;
+    Some((u32::from_le_bytes(*row), scores.iter().map(|one| f32::from_le_bytes(*one)).collect()))
+}
+
+fn name_of(job: &JobRecord, class: i32) -> Option<&str> {
+    job.labels.get(usize::try_from(class).ok()?).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_survive_their_way() {
+        let bytes = to_bytes(7, &[0.5, -1.25, f32::MIN_POSITIVE]);
+        assert_eq!(bytes.len(), 16);
+        assert_eq!(from_bytes(&bytes), Some((7, vec![0.5, -1.25, f32::MIN_POSITIVE])));
+        assert_eq!(from_bytes(&[]), None);
     }
-    i32::try_from(best).unwrap_or(i32::MAX)
 }

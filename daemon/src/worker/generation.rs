@@ -371,7 +371,7 @@ impl<'a> Training<'a> {
     }
 
     /// Tells people, once, what rank 0 sees.
-    fn warn(&mut self, look: impl FnOnce(&mut Health) -> Option<String>) {
+    pub(super) fn warn(&mut self, look: impl FnOnce(&mut Health) -> Option<String>) {
         if self.group.rank() == 0
             && let Some(message) = look(&mut self.health)
         {

@@ -20,9 +20,9 @@ pub(super) struct Progress {
     pub(super) state: TunedState,
     /// How far it is; never in the midst of an evaluation, of which `scored` tells.
     pub(super) place: Place,
-    /// Rows that this rank has scored with this very state, each with its prediction: an evaluation that
-    /// was cut off goes on with the others.
-    pub(super) scored: BTreeMap<u32, i32>,
+    /// Rows that this rank has scored with this very state, each with its scores: an evaluation that was
+    /// cut off goes on with the others.
+    pub(super) scored: BTreeMap<u32, Vec<f32>>,
     /// The state at the best evaluation, moments included, so that its checkpoint can be written by
     /// another rank when the one that should is lost.
     pub(super) best: Option<Arc<TunedState>>,

@@ -14,7 +14,7 @@ pub use roots::Roots;
 use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS};
 use crate::checkpoint::peft;
 use crate::numerics::state::Layout;
-use crate::tasks::rows::{self, Labels};
+use crate::tasks::rows::{self, Wanted};
 use crate::tasks::{self, Task};
 use backbone::Backbone;
 use ptv2_common::error::Explained;
@@ -57,9 +57,12 @@ pub fn accept(
     let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
     let task = resolved.task;
     let root = Path::new(&resolved.spec.data.root);
-    let data_sha256 = rows::PINNED
-        .iter()
-        .map(|split| Ok(((*split).to_owned(), hashes.sha256(&rows::file(root, task, split))?)))
+    let data_sha256 = rows::wanted(&resolved.spec.data)
+        .into_iter()
+        .map(|Wanted { split, .. }| {
+            let sha256 = hashes.sha256(&rows::file(root, &*task, &split))?;
+            Ok((split, sha256))
+        })
         .collect::<Result<_, Explained>>()?;
     let default_name = || format!("{}-{id}", task.short_name());
     Ok(JobRecord {
@@ -72,7 +75,7 @@ pub fn accept(
         data_sha256,
         init_sha256,
         plan: resolved.plan,
-        labels: task.labels().iter().map(|label| (*label).to_owned()).collect(),
+        labels: task.labels().into_iter().map(str::to_owned).collect(),
         choices: task.choices(),
         best_metric: task.best_metric().into(),
         id,
@@ -91,7 +94,7 @@ pub fn plan(spec: Value, roots: &Roots) -> Result<Plan, Explained> {
 struct Resolved {
     spec: JobSpec,
     spec_sha256: String,
-    task: &'static dyn Task,
+    task: Box<dyn Task>,
     backbone: Backbone,
     plan: Plan,
 }
@@ -101,8 +104,8 @@ impl Resolved {
         let mut spec = JobSpec::from_value(spec)?;
         // Fields of a struct are written in the order of their declaration: canonical enough.
         let canonical = serde_json::to_vec(&spec).map_err(|error| Explained::from_error(&error))?;
-        let task = tasks::by_name(&spec.task)?;
-        check_template(&spec, task)?;
+        let task = tasks::named(&spec.task, spec.data.template_id)?;
+        check_trainable(&*task)?;
         let data = roots.admit("data.root", &spec.data.root)?;
         let directory = roots.admit("backbone.path", &spec.backbone.path)?;
         if let Some(adapter) = &spec.init.adapter {
@@ -112,13 +115,15 @@ impl Resolved {
         }
         let backbone = Backbone::open(roots, directory, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
-        let rows = |split, limit| count_rows(roots, &data, task, split, limit);
-        let train_rows = rows("train", spec.data.max_train_rows)?;
-        let val_rows = rows("val", spec.data.max_val_rows)?;
+        let [mut train_rows, mut val_rows] = [0; 2];
+        for wanted in rows::wanted(&spec.data) {
+            let count = count_rows(roots, &data, &*task, &wanted)?;
+            *(if wanted.is_scored { &mut val_rows } else { &mut train_rows }) = count;
+        }
         spec.data.root = roots::text(&data)?;
         spec.backbone.path = roots::text(&backbone.directory)?;
         spec.training.slices = Some(spec.training.slice_count());
-        let layout = layout(&spec, task, &backbone.config)?;
+        let layout = layout(&spec, &*task, &backbone.config)?;
         if let Some(adapter) = &spec.init.adapter {
             peft::import(Path::new(adapter), &layout, None)?;
         }
@@ -127,15 +132,13 @@ impl Resolved {
     }
 }
 
-fn check_template(spec: &JobSpec, task: &dyn Task) -> Result<(), Explained> {
-    let (asked, templates) = (spec.data.template_id, task.templates());
-    if asked < templates {
-        return Ok(());
-    }
-    Err(Explained::new(format!("`data.template_id` is {asked}, but {} has no such", task.name()))
-        .at("data.template_id")
-        .expected(format!("below {templates}"))
-        .hint("remove the key: 0 is the default"))
+/// Refuses to train on a diagnostic set.
+fn check_trainable(task: &dyn Task) -> Result<(), Explained> {
+    let Some(other) = task.trained_as() else { return Ok(()) };
+    Err(Explained::new(format!("{} has no training rows", task.name()))
+        .at("task")
+        .expected("a task to train on")
+        .hint(format!("train on {other}, and evaluate that job on {}", task.name())))
 }
 
 fn check_positions(spec: &JobSpec, backbone: &Backbone) -> Result<(), Explained> {
@@ -160,18 +163,16 @@ fn check_positions(spec: &JobSpec, backbone: &Backbone) -> Result<(), Explained>
     .hint(hint))
 }
 
-/// Counts rows by assembling each, so that a bad row is refused at submit.
+/// Counts examples by assembling each, so that a bad row is refused at submit.
 fn count_rows(
     roots: &Roots,
     root: &Path,
     task: &dyn Task,
-    split: &str,
-    limit: Option<u32>,
+    wanted: &Wanted,
 ) -> Result<u64, Explained> {
-    let file = rows::file(root, task, split);
+    let file = rows::file(root, task, &wanted.split);
     roots.check_file("data.root", &file)?;
-    let bytes = rows::load(&file)?;
-    rows::parse(&bytes, &file, task, Labels::Needed, limit).map(|rows| rows.len() as u64)
+    rows::each(&rows::load(&file)?, &file, task, wanted, |_| Ok(()))
 }
 
 /// What the job tunes.

@@ -7,8 +7,8 @@ mod tokenize;
 
 use crate::backbone::{CONFIG, Config, TOKENIZER};
 use crate::features::{self, Chunk, Manifest, ROWS_OF_A_CHUNK, Rows};
-use crate::tasks::rows::Labels;
-use crate::tasks::{self, Task, metrics, rows};
+use crate::tasks::rows::{TRAIN, VAL, Wanted};
+use crate::tasks::{self, Example, Task, metrics, rows};
 use bytes::Bytes;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
@@ -17,17 +17,20 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 pub(in crate::coordinator) use tokenize::Encoder;
+use tokio::sync::mpsc::{self, Sender};
 
-const TRAIN: &str = "train";
-const VAL: &str = "val";
+/// Chunks that are tokenized before they are put: a large split never lies in memory whole.
+const CHUNKS_AHEAD: usize = 2;
 
 /// Features that are in the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Staged {
     /// Their hash, which names their folder.
     pub features: String,
-    /// Share of the most frequent label of the validation rows.
+    /// Share of the most frequent label of the scored rows.
     pub majority_class: f64,
+    /// Share of each split's rows that lost tokens to `max_seq_length`, where it is known.
+    pub truncated: BTreeMap<String, f64>,
 }
 
 /// Puts a job's features into the store, unless they are there.
@@ -37,34 +40,33 @@ pub struct Staged {
 pub async fn stage(store: &Store, record: &JobRecord) -> Result<Staged, Explained> {
     let owned = record.clone();
     let inputs = blocking(move || Inputs::load(owned)).await?;
-    let [train, val] = [&inputs.train.sha256, &inputs.val.sha256];
-    let hash = features_hash(record, train, val)?;
-    let (manifest, majority_class) = match read_manifest(store, &hash).await? {
-        Some(manifest) => {
-            let share = metrics::majority_share(&stored_labels(store, &manifest, VAL).await?);
-            (manifest, share)
-        }
-        None => {
-            let named = hash.clone();
-            let made = blocking(move || inputs.tokenize(&named)).await?;
-            put(store, &hash, &made).await?;
-            (made.manifest, made.majority_class)
-        }
+    let hash = features_hash(record, &inputs.splits)?;
+    let manifest = match read_manifest(store, &hash).await? {
+        Some(manifest) => manifest,
+        None => make(store, &hash, inputs).await?,
     };
     check_rows(record, &manifest)?;
-    Ok(Staged { features: hash, majority_class })
+    let labels = stored_labels(store, &manifest, &manifest.scored).await?;
+    let share = |(split, cut): (&String, &u64)| {
+        let rows = manifest.rows(split).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "a split's rows are far below 2^53")]
+        let share = *cut as f64 / rows as f64;
+        (split.clone(), share)
+    };
+    Ok(Staged {
+        features: hash,
+        majority_class: metrics::majority_share(&labels),
+        truncated: manifest.truncated.iter().map(share).collect(),
+    })
 }
 
 /// Names features by all that they depend on.
 ///
 /// # Errors
 /// When the description cannot be written, which means a defect.
-pub fn features_hash(
-    record: &JobRecord,
-    train_sha256: &str,
-    val_sha256: &str,
-) -> Result<String, Explained> {
-    // Fields are written in the order of their declaration, so the JSON is canonical.
+fn features_hash(record: &JobRecord, splits: &[Split]) -> Result<String, Explained> {
+    // Fields are written in the order of their declaration, so the JSON is canonical. What most jobs
+    // do not have is left out, so that their features keep their names.
     #[derive(Serialize)]
     struct Described<'a> {
         format: u32,
@@ -72,29 +74,52 @@ pub fn features_hash(
         template_version: u32,
         template_id: u32,
         max_seq_length: u32,
-        train_sha256: &'a str,
-        val_sha256: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        train_sha256: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        val_sha256: Option<&'a str>,
         max_train_rows: Option<u32>,
         max_val_rows: Option<u32>,
         tokenizer_sha256: &'a str,
         tokenizer_library: &'a str,
+        /// What else is scored than `val`: split and hash.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scored: Option<(&'a str, &'a str, Option<u32>)>,
     }
     let data = &record.spec.data;
+    let sha256 = |name: &str, is_scored: bool| {
+        let is_it = |split: &&Split| split.name() == name && split.wanted.is_scored == is_scored;
+        splits.iter().find(is_it).map(|split| split.file.sha256.as_str())
+    };
+    let other = splits.iter().find(|split| split.wanted.is_scored && split.name() != VAL);
     let described = Described {
         format: features::FORMAT,
         task: &record.spec.task,
         template_version: tasks::TEMPLATE_VERSION,
         template_id: data.template_id,
         max_seq_length: data.max_seq_length,
-        train_sha256,
-        val_sha256,
+        train_sha256: sha256(TRAIN, false),
+        val_sha256: sha256(VAL, true),
         max_train_rows: data.max_train_rows,
         max_val_rows: data.max_val_rows,
         tokenizer_sha256: &record.backbone.tokenizer_sha256,
         tokenizer_library: tokenize::LIBRARY_VERSION,
+        scored: other.map(|split| (split.name(), &*split.file.sha256, split.wanted.max_rows)),
     };
     let json = serde_json::to_vec(&described).map_err(|error| Explained::from_error(&error))?;
     Ok(storage::sha256(&json))
+}
+
+/// A split that is read.
+struct Split {
+    wanted: Wanted,
+    file: Loaded,
+}
+
+impl Split {
+    fn name(&self) -> &str {
+        &self.wanted.split
+    }
 }
 
 /// A file's bytes, hashed from the very bytes that are used.
@@ -135,25 +160,25 @@ impl Loaded {
 /// What features are made of.
 struct Inputs {
     record: JobRecord,
-    task: &'static dyn Task,
-    train: Loaded,
-    val: Loaded,
+    task: Box<dyn Task>,
+    splits: Vec<Split>,
     tokenizer: Loaded,
     vocab_size: u32,
 }
 
 impl Inputs {
     fn load(record: JobRecord) -> Result<Self, Explained> {
-        let task = tasks::by_name(&record.spec.task)?;
-        let split = |split: &str| {
-            let path = rows::file(Path::new(&record.spec.data.root), task, split);
+        let task = tasks::of(&record)?;
+        let split = |wanted: Wanted| {
+            let path = rows::file(Path::new(&record.spec.data.root), &*task, &wanted.split);
             let file = rows::load(&path).map(|bytes| Loaded::new(path, bytes))?;
-            match record.data_sha256.get(split) {
+            match record.data_sha256.get(&wanted.split) {
                 Some(pinned) if *pinned != file.sha256 => Err(file.changed(pinned)),
-                Some(_) | None => Ok(file),
+                Some(_) | None => Ok(Split { wanted, file }),
             }
         };
-        let (train, val) = (split(TRAIN)?, split(VAL)?);
+        let splits = rows::wanted(&record.spec.data).into_iter().map(split);
+        let splits = splits.collect::<Result<_, Explained>>()?;
         let pins = &record.backbone;
         let file = |name: &str, pinned: &str| Loaded::pinned(&pins.directory, name, pinned);
         let tokenizer = file(TOKENIZER, &pins.tokenizer_sha256)?;
@@ -161,71 +186,92 @@ impl Inputs {
         let vocab_size = Config::parse(&config.bytes)
             .map_err(|error| error.at(config.path.display().to_string()))?
             .vocab_size;
-        Ok(Self { task, train, val, tokenizer, vocab_size, record })
+        Ok(Self { task, splits, tokenizer, vocab_size, record })
     }
 
-    fn tokenize(&self, hash: &str) -> Result<Made, Explained> {
-        let data = &self.record.spec.data;
+    /// Tokenizes all splits; each chunk is sent as soon as it is made.
+    fn tokenize(&self, hash: &str, chunks: &Sender<Made>) -> Result<Manifest, Explained> {
         let encoder = Encoder::new(
             &self.tokenizer.bytes,
             self.tokenizer.path.display().to_string(),
             self.vocab_size,
-            data.max_seq_length,
+            self.record.spec.data.max_seq_length,
         )?;
-        let task = self.record.spec.task.clone();
-        let manifest = Manifest { format: features::FORMAT, task, splits: BTreeMap::new() };
-        let mut made = Made { manifest, objects: Vec::new(), majority_class: 0.0 };
-        let splits =
-            [(TRAIN, &self.train, data.max_train_rows), (VAL, &self.val, data.max_val_rows)];
-        for (split, file, limit) in splits {
-            let examples = rows::parse(&file.bytes, &file.path, self.task, Labels::Needed, limit)?;
-            for (number, part) in examples.chunks(ROWS_OF_A_CHUNK).enumerate() {
-                let key = features::chunk_key(hash, split, number);
-                made.add(split, key, encoder.rows(part)?.to_bytes()?, part.len());
-            }
-            if split == VAL {
-                let labels: Vec<i32> = examples.iter().filter_map(|row| row.label).collect();
-                made.majority_class = metrics::majority_share(&labels);
+        let scored = self.splits.iter().find(|split| split.wanted.is_scored);
+        let mut manifest = Manifest {
+            format: features::FORMAT,
+            task: self.record.spec.task.clone(),
+            splits: BTreeMap::new(),
+            scored: scored.map_or(VAL, Split::name).to_owned(),
+            truncated: BTreeMap::new(),
+        };
+        for Split { wanted, file } in &self.splits {
+            let mut part: Vec<Example> = Vec::new();
+            let mut put = |part: &mut Vec<Example>| -> Result<(), Explained> {
+                let (rows, truncated) = encoder.rows(part, wanted.is_scored)?;
+                let listed = manifest.splits.entry(wanted.split.clone()).or_default();
+                let key = features::chunk_key(hash, &wanted.split, listed.len());
+                let made = Made::new(key, &rows)?;
+                listed.push(made.chunk.clone());
+                *manifest.truncated.entry(wanted.split.clone()).or_default() += truncated;
+                part.clear();
+                chunks.blocking_send(made).map_err(|_| Explained::new("the staging was left"))
+            };
+            rows::each(&file.bytes, &file.path, &*self.task, wanted, |example| {
+                part.push(example);
+                if part.len() == ROWS_OF_A_CHUNK { put(&mut part) } else { Ok(()) }
+            })?;
+            if !part.is_empty() {
+                put(&mut part)?;
             }
         }
-        Ok(made)
+        Ok(manifest)
     }
 }
 
-/// Features before they are put.
+/// A chunk before it is put.
 struct Made {
-    manifest: Manifest,
-    /// The chunks' bytes, with their entries in the manifest.
-    objects: Vec<(Chunk, Bytes)>,
-    majority_class: f64,
+    chunk: Chunk,
+    bytes: Bytes,
 }
 
 impl Made {
-    fn add(&mut self, split: &str, key: String, bytes: Vec<u8>, rows: usize) {
-        let chunk = Chunk { key, sha256: storage::sha256(&bytes), rows: rows as u64 };
-        self.manifest.splits.entry(split.into()).or_default().push(chunk.clone());
-        self.objects.push((chunk, bytes.into()));
+    fn new(key: String, rows: &Rows) -> Result<Self, Explained> {
+        let bytes = rows.to_bytes()?;
+        let chunk = Chunk { key, sha256: storage::sha256(&bytes), rows: rows.len() as u64 };
+        Ok(Self { chunk, bytes: bytes.into() })
     }
 }
 
-/// Puts the chunks, then the manifest, which makes the features exist.
-async fn put(store: &Store, hash: &str, made: &Made) -> Result<(), Explained> {
-    for (chunk, bytes) in &made.objects {
-        let put = storage::put_create(store, &chunk.key, bytes.clone()).await;
-        match put.map_err(|error| store_failed(&error, &chunk.key))? {
-            Put::Created => {}
-            // Left by a staging that was cut off: the same inputs give the same bytes.
-            Put::Existed => {
-                stored_rows(store, chunk).await?;
-            }
+/// Makes features and puts them: the chunks, then the manifest, which makes the features exist.
+async fn make(store: &Store, hash: &str, inputs: Inputs) -> Result<Manifest, Explained> {
+    let (sender, mut chunks) = mpsc::channel(CHUNKS_AHEAD);
+    let named = hash.to_owned();
+    let making = blocking(move || inputs.tokenize(&named, &sender));
+    let putting = async {
+        while let Some(made) = chunks.recv().await {
+            put(store, made).await?;
         }
-    }
+        Ok(())
+    };
+    // Whichever fails first ends both: the other's error would only say that it was left.
+    let (manifest, ()) = tokio::try_join!(making, putting)?;
     let key = features::manifest_key(hash);
     let json =
-        serde_json::to_vec_pretty(&made.manifest).map_err(|error| Explained::from_error(&error))?;
+        serde_json::to_vec_pretty(&manifest).map_err(|error| Explained::from_error(&error))?;
     // Whoever put it meanwhile had the same inputs, so the same bytes.
     let put = storage::put_create(store, &key, json.into()).await;
-    put.map(|_| ()).map_err(|error| store_failed(&error, &key))
+    put.map_err(|error| store_failed(&error, &key))?;
+    Ok(manifest)
+}
+
+async fn put(store: &Store, Made { chunk, bytes }: Made) -> Result<(), Explained> {
+    let put = storage::put_create(store, &chunk.key, bytes).await;
+    match put.map_err(|error| store_failed(&error, &chunk.key))? {
+        Put::Created => Ok(()),
+        // Left by a staging that was cut off: the same inputs give the same bytes.
+        Put::Existed => stored_rows(store, &chunk).await.map(drop),
+    }
 }
 
 async fn read_manifest(store: &Store, hash: &str) -> Result<Option<Manifest>, Explained> {
@@ -263,8 +309,10 @@ async fn stored_rows(store: &Store, chunk: &Chunk) -> Result<Rows, Explained> {
 
 /// Refuses features of data that changed between submit and staging.
 fn check_rows(record: &JobRecord, manifest: &Manifest) -> Result<(), Explained> {
-    for (split, planned) in [(TRAIN, record.plan.train_rows), (VAL, record.plan.val_rows)] {
-        let found: u64 = manifest.splits.get(split).into_iter().flatten().map(|c| c.rows).sum();
+    for wanted in rows::wanted(&record.spec.data) {
+        let plan = &record.plan;
+        let planned = if wanted.is_scored { plan.val_rows } else { plan.train_rows };
+        let (split, found) = (&wanted.split, manifest.rows(&wanted.split));
         if found != planned {
             return Err(Explained::new(format!("the {split} split has {found} rows"))
                 .at(&record.spec.data.root)

@@ -51,7 +51,16 @@ fn features_are_made_once_and_found_again() {
 fn the_hash_covers_what_features_depend_on() {
     let place = Place::new();
     let record = place.accept(place.spec()).unwrap();
-    let hash = |record: &JobRecord, train: &str| features_hash(record, train, "v").unwrap();
+    let splits = |record: &JobRecord, train: &str| -> Vec<Split> {
+        let wanted = rows::wanted(&record.spec.data);
+        let split = |wanted: Wanted| {
+            let sha256 = if wanted.split == TRAIN { train } else { "v" }.to_owned();
+            Split { wanted, file: Loaded { path: PathBuf::new(), bytes: Vec::new(), sha256 } }
+        };
+        wanted.into_iter().map(split).collect()
+    };
+    let hash =
+        |record: &JobRecord, train: &str| features_hash(record, &splits(record, train)).unwrap();
     let one = hash(&record, "t");
     assert_eq!((one.len(), hash(&record, "t")), (64, one.clone()));
     let changed: [fn(&mut JobRecord); 5] = [

@@ -3,6 +3,7 @@
 use crate::features::{Rows, Sequence};
 use crate::tasks::{Example, Pair};
 use ptv2_common::error::Explained;
+use serde_json::Value;
 use std::path::Path;
 use tokenizers::{
     EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
@@ -94,8 +95,13 @@ impl Encoder {
         Ok(Self { tokenizer, vocab_size, place })
     }
 
-    /// Tokenizes examples, many at a time on all cores.
-    pub(super) fn rows(&self, examples: &[Example]) -> Result<Rows, Explained> {
+    /// Tokenizes examples, many at a time on all cores; gives them with the number of those that lost
+    /// tokens. Only rows that are scored keep what they are about.
+    pub(super) fn rows(
+        &self,
+        examples: &[Example],
+        is_scored: bool,
+    ) -> Result<(Rows, u64), Explained> {
         let inputs: Vec<EncodeInput<'_>> =
             examples.iter().flat_map(|example| &example.pairs).map(input).collect();
         let encodings = self
@@ -103,18 +109,22 @@ impl Encoder {
             .encode_batch_fast(inputs, true)
             .map_err(|error| Explained::from_error(error.as_ref()).at(&self.place))?;
         let mut encodings = encodings.into_iter();
-        let mut rows = Rows::default();
+        let (mut rows, mut truncated) = (Rows::default(), 0);
         for example in examples {
-            let sequences = encodings
-                .by_ref()
-                .take(example.pairs.len())
-                .map(|encoding| self.sequence(&encoding))
+            let own: Vec<Encoding> = encodings.by_ref().take(example.pairs.len()).collect();
+            // What was cut off is kept beside the rest.
+            let is_cut = own.iter().any(|encoding| !encoding.get_overflowing().is_empty());
+            truncated += u64::from(is_cut);
+            let sequences = own
+                .iter()
+                .map(|encoding| self.sequence(encoding))
                 .collect::<Result<Vec<_>, _>>()?;
             let borrowed: Vec<Sequence<'_>> =
                 sequences.iter().map(|(ids, types)| Sequence { ids, types }).collect();
-            rows.push(&borrowed, example.label.unwrap_or(-1), example.idx);
+            let about = if is_scored { &example.about } else { &Value::Null };
+            rows.push_about(&borrowed, example.label.unwrap_or(-1), example.idx, about);
         }
-        Ok(rows)
+        Ok((rows, truncated))
     }
 
     fn sequence(&self, encoding: &Encoding) -> Result<(Vec<u32>, Vec<u8>), Explained> {
@@ -163,7 +173,6 @@ fn input(pair: &Pair) -> EncodeInput<'_> {
 mod tests {
     use super::*;
     use crate::tasks;
-    use serde_json::Value;
 
     const TOKENIZER: &[u8] =
         include_bytes!("../../../../tests/goldens/bert-tiny/backbone/tokenizer.json");
@@ -185,12 +194,16 @@ mod tests {
     }
 
     fn check_golden(tokenizer: &[u8], golden: &Value) {
-        let task = tasks::by_name(golden["task"].as_str().unwrap()).unwrap();
+        let template = golden["template"].as_u64().unwrap_or_default();
+        let template = u32::try_from(template).unwrap();
+        let task = tasks::named(golden["task"].as_str().unwrap(), template).unwrap();
         let longest = u32::try_from(golden["max_seq_length"].as_u64().unwrap()).unwrap();
         let encoder = Encoder::new(tokenizer, "t".into(), 400, longest).unwrap();
-        let rows = encoder.rows(&[task.example(&golden["row"]).unwrap()]).unwrap();
+        let examples = task.examples(&golden["row"]).unwrap();
+        let (rows, truncated) = encoder.rows(&examples, true).unwrap();
+        assert_eq!(Some(truncated), golden["truncated"].as_u64().or(Some(truncated)), "{golden}");
         let expected = golden["sequences"].as_array().unwrap();
-        let found = rows.sequences(0);
+        let found: Vec<_> = (0..rows.len()).flat_map(|row| rows.sequences(row)).collect();
         assert_eq!(found.len(), expected.len(), "{golden}");
         for (found, expected) in found.iter().zip(expected) {
             assert_eq!(serde_json::json!(found.ids), expected["ids"], "{golden}");
