@@ -1,11 +1,11 @@
 //! The header of a safetensors file: names, shapes and numbers of its tensors, without their values.
 
-use super::Shapes;
 use ptv2_common::error::Explained;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What weights may be stored as.
@@ -19,6 +19,8 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 pub struct Header {
     path: PathBuf,
     tensors: Metadata,
+    /// Where the values begin.
+    data: u64,
     /// What stands before each name.
     prefix: &'static str,
 }
@@ -89,15 +91,30 @@ impl Header {
             return Err(cut_off(whole));
         }
         let named = tensors.tensors().keys().any(|name| name.starts_with("bert."));
-        Ok(Self { path: path.into(), prefix: if named { "bert." } else { "" }, tensors })
+        let (prefix, data) = (if named { "bert." } else { "" }, LENGTH_BYTES + length);
+        Ok(Self { path: path.into(), prefix, data, tensors })
     }
 
-    /// Checks every tensor of a list.
+    /// Whether the file has a tensor of this very name.
+    pub(super) fn has(&self, name_in_file: &str) -> bool {
+        self.tensors.info(name_in_file).is_some()
+    }
+
+    /// The bytes of a tensor, read from the file: no more of it is ever in memory. It is not mapped,
+    /// as a mapped file that is truncated kills the process.
     ///
     /// # Errors
-    /// Those of [`Header::find`].
-    pub fn check(&self, shapes: &Shapes) -> Result<(), Explained> {
-        shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    /// When the file cannot be read, or is shorter than it was.
+    pub fn bytes(&self, found: &Found<'_>) -> Result<Vec<u8>, Explained> {
+        let failed = |error: std::io::Error| {
+            Explained::new(format!("tensor `{}` cannot be read: {error}", found.name))
+                .at(self.path.display().to_string())
+        };
+        let (start, end) = found.info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        let file = File::open(&self.path).map_err(failed)?;
+        file.read_exact_at(&mut bytes, self.data + start as u64).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// One tensor, named without `bert.`, of the shape that the configuration implies.
@@ -127,7 +144,7 @@ impl Header {
     }
 
     /// Old conversions from TensorFlow name the norms' tensors `gamma` and `beta`.
-    fn name_in_file(&self, name: &str) -> String {
+    pub(super) fn name_in_file(&self, name: &str) -> String {
         let full = format!("{}{name}", self.prefix);
         let legacy = full
             .replace("LayerNorm.weight", "LayerNorm.gamma")
@@ -140,7 +157,7 @@ impl Header {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbone::{Config, shapes};
+    use crate::backbone::{Config, WeightFiles, shapes};
     use serde_json::json;
 
     fn file(header: &serde_json::Value, data: usize) -> Vec<u8> {
@@ -163,7 +180,7 @@ mod tests {
             let shapes = shapes(&Config::read(&folder).unwrap());
             // Three tables and a norm; sixteen tensors a layer; the pooler.
             assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
-            Header::read(&folder.join("model.safetensors")).unwrap().check(&shapes).unwrap();
+            WeightFiles::open(&folder).unwrap().check(&shapes).unwrap();
         }
     }
 

@@ -1,11 +1,13 @@
 //! Frozen backbones that stay in memory between jobs.
 
+use crate::backbone::{CONFIG, WEIGHTS, WeightNames};
 use crate::train::audit::Audit;
 use crate::train::backbones::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::spec::Precision;
 use ptv2_common::storage;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The last backbone used.
@@ -40,8 +42,7 @@ impl Backbones {
         // The old weights go before the new ones come: there may be memory for one only.
         self.resident = None;
         let directory = Path::new(&pin.directory);
-        verify(&directory.join("config.json"), &pin.config_sha256)?;
-        verify(&directory.join("model.safetensors"), &pin.weights_sha256)?;
+        verify_all(directory, pin)?;
         let bert = Backbone::load(directory, precision)?;
         loaded();
         let shared = bert.share();
@@ -88,6 +89,25 @@ impl Backbones {
     }
 }
 
+/// Sees that a folder holds the files that a job was submitted with.
+fn verify_all(directory: &Path, pin: &PinnedBackbone) -> Result<(), Explained> {
+    verify(&directory.join(CONFIG), &pin.config_sha256)?;
+    let whole = BTreeMap::from([(WEIGHTS.to_owned(), pin.weights_sha256.clone())]);
+    let pinned = if pin.shards.is_empty() { &whole } else { &pin.shards };
+    for (name, hash) in pinned {
+        verify(&directory.join(name), hash)?;
+    }
+    // A whole file beside the shards would be loaded in their place.
+    let files = WeightNames::read(directory)?.files();
+    if files.iter().collect::<BTreeSet<_>>() == pinned.keys().collect() {
+        return Ok(());
+    }
+    Err(Explained::new(format!("the backbone's weights lie in {}", files.join(", ")))
+        .at(directory.display().to_string())
+        .expected("the files that it had when the job was submitted")
+        .hint("remove what was added to the folder, or submit the job again"))
+}
+
 fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
     let at = |error: Explained| error.at(path.display().to_string());
     let unreadable = |error: std::io::Error| {
@@ -102,4 +122,78 @@ fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
     Err(at(Explained::new(format!("the backbone's file has SHA-256 {found}")))
         .expected(format!("{expected}, as it was when the job was submitted"))
         .hint("restore the file, or submit the job again"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbone::INDEX;
+    use std::path::PathBuf;
+
+    /// Pins the golden backbone of this name, as a submit does.
+    fn pinned(name: &str) -> (PathBuf, PinnedBackbone) {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/bert-tiny");
+        let folder = goldens.join(name);
+        let hash = |file: &str| storage::sha256(&std::fs::read(folder.join(file)).unwrap());
+        let files = WeightNames::read(&folder).unwrap().files();
+        let hashes = files.into_iter().map(|file| (file.clone(), hash(&file)));
+        let hashes: BTreeMap<String, String> = hashes.collect();
+        let whole = hashes.get(WEIGHTS).cloned();
+        let pin = PinnedBackbone {
+            directory: folder.display().to_string(),
+            config_sha256: hash(CONFIG),
+            shards: if whole.is_some() { BTreeMap::new() } else { hashes },
+            weights_sha256: whole.unwrap_or_default(),
+            tokenizer_sha256: String::new(),
+            hidden_size: 32,
+            layers: 2,
+            heads: 4,
+        };
+        (folder, pin)
+    }
+
+    fn copy(from: &Path) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        folder
+    }
+
+    fn check_refused(folder: &Path, pin: &PinnedBackbone, what: &str) {
+        let error = verify_all(folder, pin).unwrap_err();
+        assert!(error.what.contains(what) && error.expected.is_some(), "{error:?}");
+    }
+
+    #[test]
+    fn each_file_must_be_the_one_of_the_submit() {
+        for name in ["backbone", "backbone-sharded"] {
+            let (golden, pin) = pinned(name);
+            verify_all(&golden, &pin).unwrap();
+            let files = WeightNames::read(&golden).unwrap().files();
+            for file in files.into_iter().chain([CONFIG.to_owned()]) {
+                let folder = copy(&golden);
+                let path = folder.path().join(file);
+                let mut bytes = std::fs::read(&path).unwrap();
+                bytes[20] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+                check_refused(folder.path(), &pin, "has SHA-256");
+                std::fs::remove_file(&path).unwrap();
+                check_refused(folder.path(), &pin, "cannot be read on this worker");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_that_were_added_are_not_loaded() {
+        let (golden, pin) = pinned("backbone-sharded");
+        let folder = copy(&golden);
+        std::fs::copy(pinned("backbone").0.join(WEIGHTS), folder.path().join(WEIGHTS)).unwrap();
+        check_refused(folder.path(), &pin, "lie in model.safetensors");
+        let (golden, pin) = pinned("backbone");
+        let folder = copy(&golden);
+        std::fs::write(folder.path().join(INDEX), "{}").unwrap();
+        verify_all(folder.path(), &pin).unwrap();
+    }
 }

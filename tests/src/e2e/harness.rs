@@ -23,9 +23,15 @@ pub(crate) fn tiny() -> PathBuf {
 
 /// A copy of it that a test may spoil.
 pub(crate) fn copy_tiny(to: &Path) {
+    copy_backbone("backbone", to);
+}
+
+/// The same of a golden backbone of this name.
+pub(crate) fn copy_backbone(name: &str, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(tiny().join(name), to.join(name)).unwrap();
+    for entry in tiny().with_file_name(name).read_dir().unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

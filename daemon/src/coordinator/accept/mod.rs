@@ -11,7 +11,7 @@ pub(crate) mod tests;
 pub use hashes::HashCache;
 pub use roots::Roots;
 
-use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS};
+use crate::backbone::Config;
 use crate::checkpoint::peft;
 use crate::numerics::state::{Layout, PREFIX_TABLE};
 use crate::tasks::rows::{self, Labels};
@@ -19,7 +19,7 @@ use crate::tasks::{self, Task};
 use backbone::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::{JobRecord, PinnedBackbone};
+use ptv2_common::job::JobRecord;
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
@@ -41,17 +41,7 @@ pub fn accept(
     now_unix_ms: u64,
 ) -> Result<JobRecord, Explained> {
     let resolved = Resolved::new(spec, roots)?;
-    let pin = |name: &str| hashes.sha256(&resolved.backbone.directory.join(name));
-    let config = &resolved.backbone.config;
-    let backbone = PinnedBackbone {
-        directory: resolved.spec.backbone.path.clone(),
-        config_sha256: pin(CONFIG)?,
-        weights_sha256: pin(WEIGHTS)?,
-        tokenizer_sha256: pin(TOKENIZER)?,
-        hidden_size: config.hidden_size,
-        layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-    };
+    let backbone = resolved.backbone.pin(hashes)?;
     let values = resolved.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
     let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
     let task = resolved.task;

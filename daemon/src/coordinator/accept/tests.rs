@@ -1,6 +1,7 @@
 //! Acceptance on a small folder of RTE rows and the golden backbone.
 
 use super::*;
+use crate::backbone::{CONFIG, TOKENIZER, WEIGHTS};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -26,6 +26,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             directory: "/m".into(),
             config_sha256: String::new(),
             weights_sha256: String::new(),
+            shards: BTreeMap::new(),
             tokenizer_sha256: String::new(),
             hidden_size: 4,
             layers: 1,
