@@ -43,6 +43,10 @@ pub struct JobRecord {
 pub struct PinnedBackbone {
     /// The directory, absolute.
     pub directory: String,
+    /// The repository that it was fetched from, `hf://org/name@commit`: a worker that does not see the
+    /// directory fetches it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
     /// SHA-256 of `config.json`.
     pub config_sha256: String,
     /// SHA-256 of `model.safetensors`; of weights in several files, that of [`Self::shards`] as

@@ -1,19 +1,28 @@
 //! Frozen backbones that stay in memory between jobs.
 
 use crate::backbone::{CONFIG, WEIGHTS, WeightNames};
+use crate::config::HubConfig;
+use crate::hub;
 use crate::train::audit::Audit;
 use crate::train::backbones::Backbone;
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::spec::Precision;
 use ptv2_common::storage;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::runtime::Handle;
 
-/// The last backbone used.
-#[derive(Default)]
+/// How often a fetch looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The last backbone used, and where others come from.
 pub(super) struct Backbones {
     resident: Option<Resident>,
+    hub: HubConfig,
+    runtime: Handle,
 }
 
 struct Resident {
@@ -24,7 +33,13 @@ struct Resident {
 }
 
 impl Backbones {
-    /// The backbone of a job, loaded if it is not the resident one. `loaded` hears of each load.
+    /// None is loaded yet.
+    pub(super) fn new(hub: HubConfig, runtime: Handle) -> Self {
+        Self { resident: None, hub, runtime }
+    }
+
+    /// The backbone of a job, loaded if it is not the resident one. `loaded` hears of each load;
+    /// `is_over` says whether it is still wanted, as long as its files are fetched.
     ///
     /// # Errors
     /// When a file is missing here, or is not the one that the job was submitted with.
@@ -33,6 +48,7 @@ impl Backbones {
         pin: &PinnedBackbone,
         precision: Precision,
         loaded: impl FnOnce(),
+        is_over: impl Fn() -> bool,
     ) -> Result<Backbone, Explained> {
         if let Some(resident) = &self.resident
             && (&resident.pin, resident.precision) == (pin, precision)
@@ -41,9 +57,9 @@ impl Backbones {
         }
         // The old weights go before the new ones come: there may be memory for one only.
         self.resident = None;
-        let directory = Path::new(&pin.directory);
-        verify_all(directory, pin)?;
-        let bert = Backbone::load(directory, precision)?;
+        let directory = self.directory(pin, is_over)?;
+        verify_all(&directory, pin)?;
+        let bert = Backbone::load(&directory, precision)?;
         loaded();
         let shared = bert.share();
         let audit = Audit::of(&bert).map_err(|error| Explained::from_error(&error))?;
@@ -51,6 +67,41 @@ impl Backbones {
         crate::faults::spoil_weights(&bert);
         self.resident = Some(Resident { pin: pin.clone(), precision, bert, audit });
         Ok(shared)
+    }
+
+    /// Where a backbone's files are on this worker: where the coordinator has them, or in this worker's
+    /// own cache.
+    fn directory(
+        &self,
+        pin: &PinnedBackbone,
+        is_over: impl Fn() -> bool,
+    ) -> Result<PathBuf, Explained> {
+        let directory = PathBuf::from(&pin.directory);
+        let id = pin.hub.as_deref().map(HubId::of).transpose()?.flatten();
+        let Some(id) = id.filter(|_| !directory.exists()) else { return Ok(directory) };
+        tracing::info!(backbone = %id, "a backbone is fetched");
+        let fetched = self.runtime.block_on(async {
+            let mut looks = tokio::time::interval(LOOK);
+            let over = async {
+                while !is_over() {
+                    looks.tick().await;
+                }
+            };
+            tokio::select! {
+                fetched = hub::fetched(&self.hub, &id, |_| ()) => fetched,
+                () = over => Err(Explained::new("the worker was called away")),
+            }
+        });
+        match fetched {
+            Ok(snapshot) => Ok(snapshot.folder),
+            Err(error) => Err(Explained {
+                what: format!(
+                    "the backbone is not at {} on this worker, and is not fetched: {}",
+                    pin.directory, error.what
+                ),
+                ..error
+            }),
+        }
     }
 
     /// Looks at one more frozen tensor; says whether all were seen to be whole.
@@ -128,7 +179,6 @@ fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
 mod tests {
     use super::*;
     use crate::backbone::INDEX;
-    use std::path::PathBuf;
 
     /// Pins the golden backbone of this name, as a submit does.
     fn pinned(name: &str) -> (PathBuf, PinnedBackbone) {
@@ -141,6 +191,7 @@ mod tests {
         let whole = hashes.get(WEIGHTS).cloned();
         let pin = PinnedBackbone {
             directory: folder.display().to_string(),
+            hub: None,
             config_sha256: hash(CONFIG),
             shards: if whole.is_some() { BTreeMap::new() } else { hashes },
             weights_sha256: whole.unwrap_or_default(),

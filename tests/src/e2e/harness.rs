@@ -129,6 +129,12 @@ impl Process {
         Self(command.stdout(file).stderr(Stdio::null()).spawn().unwrap())
     }
 
+    /// The same of what it says to people.
+    pub(crate) fn telling(command: &mut Command, to: &Path) -> Self {
+        let file = std::fs::File::create(to).unwrap();
+        Self(command.stdout(Stdio::null()).stderr(file).spawn().unwrap())
+    }
+
     /// Its exit code, once it has ended by itself.
     pub(crate) fn ended(&mut self) -> Option<i32> {
         self.0.try_wait().unwrap().and_then(|status| status.code())
@@ -245,7 +251,12 @@ impl Cluster {
     pub(crate) fn serve_by_file(&mut self, data: &Path) {
         let limits = "heartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n";
         let config = coordinator_file("127.0.0.1:0", (&self.state(), &self.store()), data, limits);
-        let file = self.file("coordinator.toml", &config);
+        self.serve_by(&config);
+    }
+
+    /// The same by this configuration.
+    pub(crate) fn serve_by(&mut self, config: &str) {
+        let file = self.file("coordinator.toml", config);
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -12,6 +12,7 @@ mod disks;
 mod elastic;
 mod half_speed;
 pub(crate) mod harness;
+mod hub;
 mod install;
 mod one_hash;
 mod real_data;

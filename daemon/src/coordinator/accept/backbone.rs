@@ -7,6 +7,7 @@ use crate::backbone::{
 use crate::checkpoint::peft;
 use crate::coordinator::staging::Encoder;
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::storage;
 use std::collections::BTreeMap;
@@ -21,19 +22,40 @@ pub(super) struct Backbone {
     pub(super) config: Config,
     /// Which files hold its weights.
     weights: WeightNames,
+    /// The repository that they were fetched from, at its commit.
+    hub: Option<HubId>,
 }
 
 impl Backbone {
+    /// The backbone that a job's path names: a folder below a root, or a repository that was fetched,
+    /// of which only the cache may be read.
+    ///
+    /// # Errors
+    /// Those of [`Roots::admit`] and [`Backbone::open`].
+    pub(super) fn find(roots: &Roots, path: &str, longest: u32) -> Result<Self, Explained> {
+        let Some(id) = HubId::of(path)? else {
+            return Self::open(roots, roots.admit("backbone.path", path)?, longest);
+        };
+        let Some(fetched) = &roots.fetched else {
+            return Err(Explained::new(format!("{id} was not fetched")).at("backbone.path"));
+        };
+        let cache = Roots { allowed: vec![fetched.cache.clone()], fetched: None };
+        let directory = cache.admit("backbone.path", &roots::text(&fetched.folder)?)?;
+        let hub = Some(id.at(&fetched.commit));
+        Ok(Self { hub, ..Self::open(&cache, directory, longest)? })
+    }
+
+    /// How the job's record names it: what a branch or tag stands for may change, and a commit not.
+    pub(super) fn path(&self) -> Result<String, Explained> {
+        self.hub.as_ref().map_or_else(|| roots::text(&self.directory), |id| Ok(id.to_string()))
+    }
+
     /// Checks that a directory holds what a job needs: a configuration, weights of its shapes, and a
     /// tokenizer of its words.
     ///
     /// # Errors
     /// Names the file that is missing, lies outside the roots, or cannot be used.
-    pub(super) fn open(
-        roots: &Roots,
-        directory: PathBuf,
-        max_seq_length: u32,
-    ) -> Result<Self, Explained> {
+    fn open(roots: &Roots, directory: PathBuf, max_seq_length: u32) -> Result<Self, Explained> {
         let check = |name: &str| {
             roots.check_file("backbone.path", &directory.join(name)).map_err(|error| {
                 let expected =
@@ -62,7 +84,7 @@ impl Backbone {
         let config = Config::read(&directory)?;
         WeightFiles::open(&directory)?.check(&shapes(&config))?;
         Encoder::read(&directory.join(TOKENIZER), config.vocab_size, max_seq_length)?;
-        Ok(Self { directory, config, weights })
+        Ok(Self { directory, config, weights, hub: None })
     }
 
     /// The hashes of all files that a job's result depends on.
@@ -85,6 +107,7 @@ impl Backbone {
         };
         Ok(PinnedBackbone {
             directory: roots::text(&self.directory)?,
+            hub: self.hub.as_ref().map(ToString::to_string),
             config_sha256: pin(CONFIG)?,
             weights_sha256,
             shards,

@@ -93,19 +93,18 @@ impl Resolved {
         let task = tasks::by_name(&spec.task)?;
         check_template(&spec, task)?;
         let data = roots.admit("data.root", &spec.data.root)?;
-        let directory = roots.admit("backbone.path", &spec.backbone.path)?;
         if let Some(adapter) = &spec.init.adapter {
             let adapter = roots.admit("init.adapter", adapter)?;
             backbone::check_adapter(roots, &adapter)?;
             spec.init.adapter = Some(roots::text(&adapter)?);
         }
-        let backbone = Backbone::open(roots, directory, spec.data.max_seq_length)?;
+        let backbone = Backbone::find(roots, &spec.backbone.path, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
         let rows = |split, limit| count_rows(roots, &data, task, split, limit);
         let train_rows = rows("train", spec.data.max_train_rows)?;
         let val_rows = rows("val", spec.data.max_val_rows)?;
         spec.data.root = roots::text(&data)?;
-        spec.backbone.path = roots::text(&backbone.directory)?;
+        spec.backbone.path = backbone.path()?;
         spec.training.slices = Some(spec.training.slice_count());
         let layout = layout(&spec, task, &backbone.config);
         if let Some(adapter) = &spec.init.adapter {

@@ -27,6 +27,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             config_sha256: String::new(),
             weights_sha256: String::new(),
             shards: BTreeMap::new(),
+            hub: None,
             tokenizer_sha256: String::new(),
             hidden_size: 4,
             layers: 1,
