@@ -1,6 +1,6 @@
 //! The one error type: what a person reads on stderr, and the exit code a script branches on.
 
-use ptv2_common::api::{JobState, Problem};
+use ptv2_common::api::{FETCHING, JobState, Problem};
 use ptv2_common::error::Explained;
 
 /// Why a command did not do what it was asked. Each kind has its exit code.
@@ -10,6 +10,9 @@ pub(crate) enum Kind {
     Refused,
     /// Nothing answered, or whoever answered is not ready: worth another try.
     Unreachable,
+    /// What a job needs is on its way to the coordinator: worth asking again at once, since each answer
+    /// takes its time.
+    NotYet,
     /// An answer came, and it is of no use: another try would give the same.
     BadAnswer,
     /// No such job, checkpoint or worker, or several of that name.
@@ -50,7 +53,7 @@ impl Kind {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Refused => 2,
-            Self::Unreachable | Self::BadAnswer => 3,
+            Self::Unreachable | Self::NotYet | Self::BadAnswer => 3,
             Self::NotFound => 4,
             Self::NotPermitted => 6,
             Self::TimedOut => 7,
@@ -121,6 +124,9 @@ impl Failure {
         if matches!(kind, Kind::Refused) && problem.error.what.contains("several jobs") {
             kind = Kind::NotFound;
         }
+        if problem.code == FETCHING {
+            kind = Kind::NotYet;
+        }
         let mut error = problem.error;
         if matches!(kind, Kind::NotPermitted) && error.hint.is_none() {
             error.hint = Some("PTV2_TOKEN_FILE names the file with the coordinator's token".into());
@@ -135,6 +141,7 @@ impl Failure {
             Kind::OutputClosed => return String::new(),
             Kind::Refused
             | Kind::Unreachable
+            | Kind::NotYet
             | Kind::BadAnswer
             | Kind::NotFound
             | Kind::NotPermitted
@@ -195,6 +202,14 @@ mod tests {
     fn only_what_may_pass_is_tried_again() {
         assert_eq!(answer(503, "starting").kind, Kind::Unreachable);
         assert_eq!(answer(500, "broken").kind, Kind::BadAnswer);
+    }
+
+    #[test]
+    fn a_backbone_on_its_way_is_asked_for_again() {
+        let error = Explained::new("hf://a/b@main is being fetched: 3 of 9 MB");
+        let problem = Problem { status: 503, code: FETCHING.into(), error };
+        let body = serde_json::to_vec(&problem).unwrap();
+        assert_eq!(Failure::of_answer(503, &body, "http://there/v1").kind, Kind::NotYet);
     }
 
     #[test]

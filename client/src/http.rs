@@ -72,14 +72,21 @@ impl Api {
         decode(self.accept(request).await?).await
     }
 
-    /// Posts a body, which may be checked at length, and decodes the answer.
+    /// Posts a body, which may be checked at length, and decodes the answer. While the coordinator
+    /// fetches the job's backbone, it asks again and says how far that is.
     pub(crate) async fn post_job<T: DeserializeOwned>(
         &self,
         path: &[&str],
         body: &impl Serialize,
     ) -> Result<T, Failure> {
-        let request = self.request(Method::POST, path)?.json(body).timeout(SUBMIT_TIMEOUT);
-        decode(self.accept(request).await?).await
+        loop {
+            let request = self.request(Method::POST, path)?.json(body).timeout(SUBMIT_TIMEOUT);
+            match self.accept(request).await {
+                Ok(answer) => return decode(answer).await,
+                Err(failure) if failure.kind == Kind::NotYet => render::note(&failure.error.what),
+                Err(failure) => return Err(failure),
+            }
+        }
     }
 
     /// Posts nothing and leaves the answer to the caller.

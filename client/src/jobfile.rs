@@ -249,11 +249,28 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_of_a_hub_is_no_path() {
+        let job =
+            JOB.replace("./model", "hf://org/name").replace("[training]", "[training]\nepochs = 1");
+        let draft = draft(&job, &[]).unwrap();
+        assert_eq!(draft.spec["backbone"]["path"], "hf://org/name");
+        draft.check().unwrap();
+        let wrong = job.replace("org/name", "name");
+        check_refusal(
+            &wrong,
+            &[],
+            "error: `hf://name` is no repository of a hub (jobs/a.toml, line 3)",
+        );
+    }
+
+    #[test]
     fn paths_of_the_command_line_start_at_the_current_folder() {
         let spec = built(JOB, &["backbone.path=m", "data.root=~/d", "init.adapter=/abs"]).unwrap();
         assert_eq!(spec["backbone"]["path"], "/now/m");
         assert_eq!(spec["data"]["root"], "/home/me/d");
         assert_eq!(spec["init"]["adapter"], "/abs");
+        let spec = built(JOB, &["backbone.path=hf://org/name@v1"]).unwrap();
+        assert_eq!(spec["backbone"]["path"], "hf://org/name@v1");
         let spec = built(JOB, &["backbone={path = \"../m\", precision = \"fp32\"}"]).unwrap();
         assert_eq!(spec["backbone"], json!({"path": "/now/../m", "precision": "fp32"}));
     }

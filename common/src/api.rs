@@ -32,6 +32,9 @@ use utoipa::ToSchema;
 /// Events, and log lines, of one answer at most: who wants more asks again, after the last.
 pub const LONGEST_LIST: u32 = 10_000;
 
+/// The code of an answer to a submit or plan whose backbone is on its way: ask again.
+pub const FETCHING: &str = "fetching";
+
 /// An error answer. `code` is stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {

@@ -57,10 +57,18 @@ impl JobRecord {
 pub struct PinnedBackbone {
     /// The directory, absolute.
     pub directory: String,
+    /// The repository that it was fetched from, `hf://org/name@commit`: a worker that does not see the
+    /// directory fetches it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
     /// SHA-256 of `config.json`.
     pub config_sha256: String,
-    /// SHA-256 of `model.safetensors`.
+    /// SHA-256 of `model.safetensors`; of weights in several files, that of [`Self::shards`] as
+    /// `sha256sum` prints them.
     pub weights_sha256: String,
+    /// SHA-256 of the index and of each shard by file name; empty where one file holds all weights.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shards: BTreeMap<String, String>,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
     /// Which kind of encoder it is: bert, roberta, mpnet or deberta-v2.

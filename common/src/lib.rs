@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod error;
+pub mod hub;
 pub mod ids;
 pub mod job;
 pub mod manifest;

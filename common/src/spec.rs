@@ -61,9 +61,10 @@ pub struct JobSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneSpec {
-    /// A Hugging Face directory with config.json, model.safetensors and tokenizer.json. Relative to
-    /// this file. Pinned by hash at submit; it must lie under a root that the coordinator allows, at
-    /// the same path on every worker.
+    /// A Hugging Face directory with config.json, tokenizer.json and model.safetensors, or the shards
+    /// that model.safetensors.index.json names. Relative to this file; it must lie under a root that
+    /// the coordinator allows, at the same path on every worker. Or hf://org/name@revision, which the
+    /// coordinator fetches from a hub of models; without a revision it is main. Pinned by hash at submit.
     pub path: String,
     /// Number format of the frozen weights and activations: fp32, or bf16, which is half as large,
     /// and faster on processors that multiply it (avx512_bf16 or amx_bf16 in lscpu). The tuned state

@@ -1,5 +1,7 @@
 //! `ptv2d`'s commands.
 
+mod fetch;
+
 use crate::collective::tcp::Waits;
 use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
 use crate::coordinator::serve::Coordinator;
@@ -45,6 +47,8 @@ enum Command {
     Worker(WorkerArgs),
     /// Run coordinator and workers on this machine
     Local(LocalArgs),
+    /// Fetch a backbone from a hub of models, as jobs with an hf:// path have it fetched
+    Fetch(fetch::FetchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +98,8 @@ struct WorkerArgs {
     /// Asked to end, give up the step after this long
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
     drain_grace: Duration,
+    #[command(flatten)]
+    hub: fetch::HubArgs,
     /// Write what the worker is doing into this file
     #[arg(long, value_name = "FILE", hide = true)]
     pulse_file: Option<PathBuf>,
@@ -125,6 +131,8 @@ struct LocalArgs {
     /// Folder that jobs may read from, besides the current one (can be repeated)
     #[arg(long, value_name = "PATH")]
     allow: Vec<PathBuf>,
+    #[command(flatten)]
+    hub: fetch::HubArgs,
 }
 
 /// Runs the command line. Errors go to standard error with a hint.
@@ -135,8 +143,9 @@ pub fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Coordinator(args) => coordinator(&args),
-        Command::Worker(args) => worker(&args),
+        Command::Worker(args) => worker(args),
         Command::Local(args) => run_local(args),
+        Command::Fetch(args) => fetch::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -216,6 +225,7 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
         insecure_listen: args.insecure_listen,
         state: args.state,
         roots,
+        hub: args.hub.config()?,
         ..CoordinatorConfig::default()
     };
     let (Device::Auto | Device::Cpu) = args.device;
@@ -227,8 +237,8 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
 }
 
 #[cfg(feature = "torch")]
-fn worker(args: &WorkerArgs) -> Result<(), Explained> {
-    let config = worker_config(args);
+fn worker(args: WorkerArgs) -> Result<(), Explained> {
+    let config = worker_config(args)?;
     crate::worker::prepare_process()?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -241,26 +251,27 @@ fn worker(args: &WorkerArgs) -> Result<(), Explained> {
 }
 
 #[cfg(not(feature = "torch"))]
-fn worker(args: &WorkerArgs) -> Result<(), Explained> {
-    let config = worker_config(args);
+fn worker(args: WorkerArgs) -> Result<(), Explained> {
+    let config = worker_config(args)?;
     Err(Explained::new(format!("this build cannot work for {}", config.coordinator))
         .expected("a build with the feature `torch`, which is on by default"))
 }
 
-fn worker_config(args: &WorkerArgs) -> WorkerConfig {
+fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
     let (Device::Auto | Device::Cpu) = args.device;
-    WorkerConfig {
-        coordinator: args.coordinator.clone(),
-        token_file: args.token_file.clone(),
+    Ok(WorkerConfig {
+        coordinator: args.coordinator,
+        token_file: args.token_file,
         threads: args.threads,
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
+        hub: args.hub.config()?,
         waits: Waits::default(),
         orphan_limit: args.orphan_limit,
         drain_grace: args.drain_grace,
-        pulse_file: args.pulse_file.clone(),
+        pulse_file: args.pulse_file,
         exit_with_parent: args.exit_with_parent,
-    }
+    })
 }
 
 #[cfg(test)]

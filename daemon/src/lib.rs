@@ -12,6 +12,7 @@ pub mod coordinator;
 #[cfg(feature = "faults")]
 mod faults;
 pub mod features;
+pub mod hub;
 pub mod local;
 pub mod numerics;
 pub mod protocol;

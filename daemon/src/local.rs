@@ -3,6 +3,7 @@
 use crate::config::CoordinatorConfig;
 use crate::coordinator::serve::Coordinator;
 use ptv2_common::error::Explained;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -32,6 +33,7 @@ pub async fn run(
         coordinator: format!("http://{}", coordinator.address()),
         token_file: config.state.join("worker-token"),
         threads,
+        hub: config.hub.options(),
     };
     let mut keepers = JoinSet::new();
     for _ in 0..workers {
@@ -49,6 +51,8 @@ struct WorkerProcess {
     coordinator: String,
     token_file: PathBuf,
     threads: u32,
+    /// Where backbones are fetched from.
+    hub: Vec<OsString>,
 }
 
 impl WorkerProcess {
@@ -58,6 +62,7 @@ impl WorkerProcess {
             .arg("--token-file")
             .arg(&self.token_file)
             .args(["--threads", &self.threads.to_string()])
+            .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())
             .kill_on_drop(true)

@@ -14,6 +14,7 @@ so that a missing bias or a wrong position shows):
     backbone-bare/    the same weights without `bert.`, with a left-over `embeddings.position_ids`
     backbone-legacy/  the same weights as old TensorFlow conversions name them: `LayerNorm.gamma` and
                       `LayerNorm.beta`, with left-over `cls.*` tensors
+    backbone-sharded/ the weights of backbone/ in three files with an index, and a left-over `classifier.*`
     peft/             PEFT's own export of `prefix` and `head.*`
 Each tokenizer.json asks for truncation to 40 and padding to 40, as MiniLM's does for 128; a reader
 must override both, or tokens.json will not agree.
@@ -160,6 +161,23 @@ def write_backbones(weights, rng):
         write_json(OUT / folder / "tokenizer.json", text)
         save_file(tensors, OUT / folder / "model.safetensors", {"format": "pt"})
         (OUT / folder / "model.safetensors").chmod(0o644)
+    write_sharded(prefixed | {"classifier.bias": np.zeros(CLASSES, np.float32)}, text)
+
+
+def write_sharded(tensors, tokenizer_text):
+    """The tensors in sorted order, cut into three files."""
+    folder = OUT / "backbone-sharded"
+    folder.mkdir()
+    write_json(folder / "config.json", config())
+    write_json(folder / "tokenizer.json", tokenizer_text)
+    names, weight_map = sorted(tensors), {}
+    for number, part in enumerate(np.array_split(names, 3), 1):
+        file = f"model-{number:05}-of-00003.safetensors"
+        save_file({str(name): tensors[name] for name in part}, folder / file, {"format": "pt"})
+        (folder / file).chmod(0o644)
+        weight_map |= {str(name): file for name in part}
+    total = sum(value.nbytes for value in tensors.values())
+    write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def write_json(path, value):
@@ -303,7 +321,7 @@ def classification(weights, rng, out):
     set_tuned(model, [torch.zeros_like(prefix), *head])
     out["zero_prefix.logits"] = run_peft(model, batch)
     close("zero prefix, formula", run_formula(weights, batch, 0 * prefix, head), out["zero_prefix.logits"])
-    for folder in ["backbone", "backbone-bare", "backbone-legacy"]:
+    for folder in ["backbone", "backbone-bare", "backbone-legacy", "backbone-sharded"]:
         plain = BertForSequenceClassification.from_pretrained(folder, num_labels=CLASSES, dtype=torch.float32)
         plain = plain.double().eval()
         with torch.no_grad():

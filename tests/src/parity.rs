@@ -144,7 +144,7 @@ fn logits_agree_with_peft_for_each_naming_of_tensors() {
     let reference = Reference::open("reference.safetensors");
     let setting = setting(5, 3, 1, NO_DROPOUT);
     let tuned = reference.tuned(&setting.layout);
-    for backbone in ["backbone", "backbone-bare", "backbone-legacy"] {
+    for backbone in ["backbone", "backbone-bare", "backbone-legacy", "backbone-sharded"] {
         let network = network(backbone, &setting);
         let logits = network.logits(&tuned, &reference.slice("", 1, 0..6)).unwrap();
         check(backbone, largest_error(&logits, &reference.floats("logits")), 1e-4);

@@ -3,6 +3,7 @@
 use super::read::SEE_EXAMPLE;
 use super::{FORMAT, JobSpec, MethodKind};
 use crate::error::Explained;
+use crate::hub::HubId;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -20,6 +21,7 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
             "1 to 128 of a-z 0-9 . _ -, beginning with a letter or digit",
         )?;
     }
+    HubId::of(&spec.backbone.path)?;
     check_method(spec)?;
     check_training(spec)?;
     let slices = spec.training.slice_count();

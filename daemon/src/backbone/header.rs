@@ -1,11 +1,11 @@
 //! The header of a safetensors file: names, shapes and numbers of its tensors, without their values.
 
-use super::Shapes;
 use ptv2_common::error::Explained;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// What weights may be stored as.
@@ -21,6 +21,8 @@ const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 pub struct Header {
     path: PathBuf,
     tensors: Metadata,
+    /// Where the values begin.
+    data: u64,
     /// What stands before each name.
     prefix: &'static str,
 }
@@ -93,24 +95,30 @@ impl Header {
         let names = tensors.tensors();
         let named = |prefix: &&str| names.keys().any(|name| name.starts_with(prefix));
         let prefix = PREFIXES.into_iter().find(named).unwrap_or_default();
-        Ok(Self { path: path.into(), prefix, tensors })
+        let data = LENGTH_BYTES + length;
+        Ok(Self { path: path.into(), prefix, data, tensors })
     }
 
-    /// Checks every tensor of a list.
-    ///
-    /// # Errors
-    /// Those of [`Header::find`].
-    pub fn check(&self, shapes: &Shapes) -> Result<(), Explained> {
-        shapes.iter().try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    /// Whether the file has a tensor of this very name.
+    pub(super) fn has(&self, name_in_file: &str) -> bool {
+        self.tensors.info(name_in_file).is_some()
     }
 
-    /// Checks those tensors of a list that the file has.
+    /// The bytes of a tensor, read from the file: no more of it is ever in memory. It is not mapped,
+    /// as a mapped file that is truncated kills the process.
     ///
     /// # Errors
-    /// Those of [`Header::find`].
-    pub fn check_held(&self, shapes: &Shapes) -> Result<(), Explained> {
-        let mut held = shapes.iter().filter(|(name, _)| self.holds(name));
-        held.try_for_each(|(name, shape)| self.find(name, shape).map(drop))
+    /// When the file cannot be read, or is shorter than it was.
+    pub fn bytes(&self, found: &Found<'_>) -> Result<Vec<u8>, Explained> {
+        let failed = |error: std::io::Error| {
+            Explained::new(format!("tensor `{}` cannot be read: {error}", found.name))
+                .at(self.path.display().to_string())
+        };
+        let (start, end) = found.info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        let file = File::open(&self.path).map_err(failed)?;
+        file.read_exact_at(&mut bytes, self.data + start as u64).map_err(failed)?;
+        Ok(bytes)
     }
 
     /// Whether the file has a tensor, named without the architecture.
@@ -145,7 +153,7 @@ impl Header {
     }
 
     /// Old conversions from TensorFlow name the norms' tensors `gamma` and `beta`.
-    fn name_in_file(&self, name: &str) -> String {
+    pub(super) fn name_in_file(&self, name: &str) -> String {
         let full = format!("{}{name}", self.prefix);
         let legacy = full
             .replace("LayerNorm.weight", "LayerNorm.gamma")
@@ -159,7 +167,7 @@ impl Header {
 mod tests {
     use super::*;
     use crate::backbone::tensors::optional_shapes;
-    use crate::backbone::{Config, shapes};
+    use crate::backbone::{Config, Shapes, WeightFiles, shapes};
     use serde_json::json;
 
     fn file(header: &serde_json::Value, data: usize) -> Vec<u8> {
@@ -182,7 +190,7 @@ mod tests {
             let shapes = shapes(&Config::read(&folder).unwrap());
             // Three tables and a norm; sixteen tensors a layer; the pooler.
             assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
-            Header::read(&folder.join("model.safetensors")).unwrap().check(&shapes).unwrap();
+            WeightFiles::open(&folder).unwrap().check(&shapes).unwrap();
         }
     }
 
@@ -203,12 +211,12 @@ mod tests {
             let config = Config::read(&folder).unwrap();
             let (needed, held) = (shapes(&config), optional_shapes(&config));
             assert_eq!((needed.len(), held.len()), (outside + 2 * 16, optional), "{name}");
-            let header = Header::read(&folder.join("model.safetensors")).unwrap();
-            header.check(&needed).unwrap();
-            header.check_held(&held).unwrap();
-            assert_eq!(header.holds("pooler.dense.weight"), optional > 0, "{name}");
+            let files = WeightFiles::open(&folder).unwrap();
+            files.check(&needed).unwrap();
+            files.check_held(&held).unwrap();
+            assert_eq!(files.holds("pooler.dense.weight"), optional > 0, "{name}");
             let wrong = Shapes::from([("pooler.dense.bias".into(), vec![7])]);
-            assert_eq!(header.check_held(&wrong).is_err(), optional > 0, "{name}");
+            assert_eq!(files.check_held(&wrong).is_err(), optional > 0, "{name}");
         }
     }
 

@@ -11,6 +11,7 @@ use crate::numerics::state::{
     HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState, fp32, le_bytes,
 };
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
 use ptv2_common::job::JobRecord;
 use ptv2_common::storage::sha256;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -41,7 +42,7 @@ pub fn export(
     }
     let backbone = &job.backbone;
     // The smallest configuration that PEFT 0.12 and 0.21 both read: 0.12 refuses unknown keys.
-    let config = serde_json::json!({
+    let mut config = serde_json::json!({
         "peft_type": "PREFIX_TUNING",
         "task_type": "SEQ_CLS",
         "base_model_name_or_path": backbone.directory,
@@ -54,6 +55,10 @@ pub fn export(
         "prefix_projection": false,
         "encoder_hidden_size": backbone.hidden_size,
     });
+    if let Some(id) = backbone.hub.as_deref().map(HubId::of).transpose()?.flatten() {
+        config["base_model_name_or_path"] = id.repository.into();
+        config["revision"] = id.revision.into();
+    }
     let config =
         serde_json::to_vec_pretty(&config).map_err(|error| Explained::from_error(&error))?;
     let parts: Vec<_> = layout

@@ -1,6 +1,6 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,8 @@ pub struct CoordinatorConfig {
     pub store: Option<String>,
     /// Folders that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
+    /// Where backbones with an `hf://` path come from.
+    pub hub: HubConfig,
     /// Bounds on waits and sizes.
     pub limits: Limits,
 }
@@ -35,6 +37,7 @@ impl Default for CoordinatorConfig {
             state: DEFAULT_STATE.into(),
             store: None,
             roots: Vec::new(),
+            hub: HubConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -60,8 +63,10 @@ impl CoordinatorConfig {
     /// Refuses what would be unsafe.
     ///
     /// # Errors
-    /// For an address that other machines reach without the flag that allows it.
+    /// For an address that other machines reach without the flag that allows it; and those of
+    /// [`HubConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
+        self.hub.check()?;
         if self.listen.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }

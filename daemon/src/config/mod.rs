@@ -2,9 +2,11 @@
 
 mod coordinator;
 pub mod duration;
+mod hub;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
+pub use hub::{BYTES_MAX, HubConfig};
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

@@ -1,5 +1,6 @@
 //! A worker's configuration. It has no file: its few keys are command-line options.
 
+use super::HubConfig;
 use crate::collective::tcp::Waits;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ pub struct WorkerConfig {
     pub reduce_listen: SocketAddr,
     /// The address that peers are told, where it differs from the one listened on.
     pub reduce_advertise: Option<SocketAddr>,
+    /// Where a backbone with an `hf://` path is fetched from, if it is not where the coordinator has it.
+    pub hub: HubConfig,
     /// Bounds on waits for peers.
     pub waits: Waits,
     /// Without a coordinator for this long, the worker writes a checkpoint and ends.

@@ -6,6 +6,7 @@ pub mod adopt;
 pub mod chores;
 pub mod driver;
 mod entries;
+pub mod fetches;
 pub mod http;
 pub mod idempotency;
 pub mod journal;

@@ -3,6 +3,7 @@
 use super::accept::{HashCache, Roots};
 use super::adopt;
 use super::driver::{Beginning, Driver};
+use super::fetches::Fetches;
 use super::http::{Edge, Tokens, router};
 use super::journal::{Entry, Journal, Past};
 use super::run::{Cluster, Fact, Recorded};
@@ -75,6 +76,7 @@ impl Coordinator {
             store_url,
             tokens,
             roots,
+            fetches: Fetches::new(config.hub.clone()),
             hashes,
             sign_of_life,
             shutdown,
@@ -140,7 +142,8 @@ fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
                 .hint("name a folder that exists, in `roots` or by --allow")
         })
     };
-    Ok(Roots { allowed: folders.iter().map(real).collect::<Result<_, _>>()? })
+    let allowed = folders.iter().map(real).collect::<Result<_, _>>()?;
+    Ok(Roots { allowed, fetched: None })
 }
 
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.

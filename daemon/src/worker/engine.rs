@@ -54,13 +54,8 @@ impl Device {
 /// When the system gives no thread.
 pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
     let over = shared.over.clone().drop_guard();
-    let mut engine = Engine {
-        shared,
-        runtime,
-        backbones: Backbones::default(),
-        held: None,
-        unaudited: Vec::new(),
-    };
+    let backbones = Backbones::new(shared.config.hub.clone(), runtime.clone());
+    let mut engine = Engine { shared, runtime, backbones, held: None, unaudited: Vec::new() };
     std::thread::Builder::new()
         .name("device".into())
         .spawn(move || {
@@ -256,7 +251,12 @@ impl Engine {
             shared.pulse.loaded();
             shared.pulse.moved(DevicePhase::Loading, None);
         };
-        let bert = self.backbones.get(&job.backbone, job.spec.backbone.precision, loaded)?;
+        let is_over = || match group {
+            Some(group) => group.is_aborted(),
+            None => shared.orders.is_ended(),
+        };
+        let precision = job.spec.backbone.precision;
+        let bert = self.backbones.get(&job.backbone, precision, loaded, is_over)?;
         let setting = Arc::new(Setting::new(job, &bert)?);
         let data = patiently(
             Pauses::default(),
@@ -265,10 +265,7 @@ impl Engine {
                 self.log(&job.id, LogLevel::Warn, format!("rows are not read yet: {error}"));
                 shared.pulse.moved(DevicePhase::Loading, None);
             },
-            || match group {
-                Some(group) => group.is_aborted(),
-                None => shared.orders.is_ended(),
-            },
+            is_over,
         )?;
         let pool = Pool::new(&bert, &setting, shared.config.threads)
             .map_err(|error| Explained::from_error(&error))?;

@@ -1,7 +1,7 @@
 //! Whatever is wrong with a job is said at its submit: what, where, what was expected, what to do.
 //! Nothing of it stays, and the coordinator goes on.
 
-use super::harness::{Cluster, copy_tiny, text, tiny};
+use super::harness::{Cluster, copy_backbone, copy_tiny, text, tiny};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Output;
@@ -218,6 +218,15 @@ fn a_backbone_that_is_wrong_is_refused() {
         std::fs::rename(weights(place), place.model("pytorch_model.bin")).unwrap();
     };
     check("pickle", &pickled, &["a pickle"], "model.safetensors", "convert");
+    words_that_disagree(&check);
+    is_untouched(&cluster);
+}
+
+/// How a backbone is spoiled, and what is said of it.
+type Check<'c> = dyn Fn(&str, &dyn Fn(&Place<'_>), &[&str], &'c str, &'c str) + 'c;
+
+/// A tokenizer, a configuration and weights that are not of one model.
+fn words_that_disagree(check: &Check<'_>) {
     let longer = |place: &Place<'_>| {
         let config = std::fs::read_to_string(place.model("tokenizer.json")).unwrap();
         let mut config: Value = serde_json::from_str(&config).unwrap();
@@ -226,6 +235,26 @@ fn a_backbone_that_is_wrong_is_refused() {
     };
     let what = ["zebra", "4000", "128", "words/model/tokenizer.json"];
     check("words", &longer, &what, "below 128", "same model");
+    let added = |place: &Place<'_>| {
+        let text = std::fs::read_to_string(place.model("tokenizer.json")).unwrap();
+        let mut tokenizer: Value = serde_json::from_str(&text).unwrap();
+        let mut word = tokenizer["added_tokens"][0].clone();
+        (word["id"], word["content"]) = (128.into(), "[NEW]".into());
+        tokenizer["added_tokens"].as_array_mut().unwrap().push(word);
+        std::fs::write(place.model("tokenizer.json"), tokenizer.to_string()).unwrap();
+    };
+    let what = ["[NEW]", "the id 128", "added/model/tokenizer.json"];
+    check("added", &added, &what, "below 128", "same model");
+    // A configuration that was made to fit such a tokenizer does not fit the weights.
+    let wider = |place: &Place<'_>| {
+        added(place);
+        let config = std::fs::read_to_string(place.model("config.json")).unwrap();
+        let wider = config.replace("\"vocab_size\": 128", "\"vocab_size\": 129");
+        assert_ne!(wider, config);
+        std::fs::write(place.model("config.json"), wider).unwrap();
+    };
+    let what = ["word_embeddings.weight` has shape [128, 32]", "wider/model/model.safetensors"];
+    check("wider", &wider, &what, "[129, 32]", "one model");
     check(
         "no-words",
         &|place| std::fs::write(place.model("tokenizer.json"), "{}").unwrap(),
@@ -233,6 +262,49 @@ fn a_backbone_that_is_wrong_is_refused() {
         "tokenizer.json",
         "download",
     );
+}
+
+#[test]
+fn shards_that_do_not_fit_their_index_are_refused() {
+    let cluster = Cluster::start(0, 1);
+    let last = "model-00003-of-00003.safetensors";
+    let check = |name: &str, spoil: &dyn Fn(&Place<'_>), what: &[&str], expected, hint| {
+        let place = Place::new(&cluster, name);
+        copy_backbone("backbone-sharded", &place.folder.join("model"));
+        std::fs::remove_file(place.model("model.safetensors")).unwrap();
+        spoil(&place);
+        place.refused(&place.job(), &[], &Said { what, expected, hint });
+    };
+    let mapped = |place: &Place<'_>, file: &str| {
+        let path = place.model("model.safetensors.index.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut index: Value = serde_json::from_str(&text).unwrap();
+        index["weight_map"]["bert.pooler.dense.bias"] = file.into();
+        std::fs::write(&path, index.to_string()).unwrap();
+    };
+    let index = "model/model.safetensors.index.json";
+    check(
+        "gone",
+        &|place| std::fs::remove_file(place.model(last)).unwrap(),
+        &[&format!("gone/model/{last}` cannot be read"), "bad.toml, line 2"],
+        "each file that model.safetensors.index.json names",
+        "all of its files",
+    );
+    let outside = "../model.safetensors";
+    check("climbs", &|place| mapped(place, outside), &[outside, index], "beside", "its folder");
+    let linked = |place: &Place<'_>| {
+        std::fs::remove_file(place.model(last)).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", place.model(last)).unwrap();
+    };
+    check("linked", &linked, &["lies under no root"], "below an allowed root", "all of its files");
+    let first = "model-00001-of-00003.safetensors";
+    let what = ["`bert.pooler.dense.bias` is not in", first, index];
+    check("astray", &|place| mapped(place, first), &what, "that the index names", "one model");
+    let pickled = |place: &Place<'_>| {
+        let path = place.model("model.safetensors.index.json");
+        std::fs::rename(path, place.model("pytorch_model.bin.index.json")).unwrap();
+    };
+    check("pickle", &pickled, &["a pickle"], "model.safetensors", "convert");
     is_untouched(&cluster);
 }
 

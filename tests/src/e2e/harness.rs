@@ -23,9 +23,15 @@ pub(crate) fn tiny() -> PathBuf {
 
 /// A copy of it that a test may spoil.
 pub(crate) fn copy_tiny(to: &Path) {
+    copy_backbone("backbone", to);
+}
+
+/// The same of a golden backbone of this name.
+pub(crate) fn copy_backbone(name: &str, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
-        std::fs::copy(tiny().join(name), to.join(name)).unwrap();
+    for entry in tiny().with_file_name(name).read_dir().unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 
@@ -121,6 +127,12 @@ impl Process {
     pub(crate) fn printing(command: &mut Command, to: &Path) -> Self {
         let file = std::fs::File::create(to).unwrap();
         Self(command.stdout(file).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// The same of what it says to people.
+    pub(crate) fn telling(command: &mut Command, to: &Path) -> Self {
+        let file = std::fs::File::create(to).unwrap();
+        Self(command.stdout(Stdio::null()).stderr(file).spawn().unwrap())
     }
 
     /// Its exit code, once it has ended by itself.
@@ -239,7 +251,12 @@ impl Cluster {
     pub(crate) fn serve_by_file(&mut self, data: &Path) {
         let limits = "heartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n";
         let config = coordinator_file("127.0.0.1:0", (&self.state(), &self.store()), data, limits);
-        let file = self.file("coordinator.toml", &config);
+        self.serve_by(&config);
+    }
+
+    /// The same by this configuration.
+    pub(crate) fn serve_by(&mut self, config: &str) {
+        let file = self.file("coordinator.toml", config);
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -1,6 +1,7 @@
 //! The real binaries, as people and schedulers use them.
 
 mod adapter;
+mod backbones;
 mod bad_input;
 mod bad_moments;
 mod chaos;
@@ -11,6 +12,7 @@ mod disks;
 mod elastic;
 mod half_speed;
 pub(crate) mod harness;
+mod hub;
 mod install;
 mod one_hash;
 mod real_data;

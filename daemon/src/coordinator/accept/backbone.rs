@@ -1,11 +1,17 @@
 //! A backbone, and an adapter, as a job may name them: allowed, whole, and fitting each other.
 
-use super::Roots;
+use super::{HashCache, Roots, roots};
 use crate::backbone::tensors::optional_shapes;
-use crate::backbone::{CONFIG, Config, Header, TOKENIZER, WEIGHTS, shapes};
+use crate::backbone::{
+    CONFIG, Config, INDEX, TOKENIZER, WEIGHTS, WeightFiles, WeightNames, shapes,
+};
 use crate::checkpoint::peft;
 use crate::coordinator::staging::Encoder;
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
+use ptv2_common::job::PinnedBackbone;
+use ptv2_common::storage;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// A backbone directory that can be trained on.
@@ -15,33 +21,105 @@ pub(super) struct Backbone {
     pub(super) directory: PathBuf,
     /// Its configuration.
     pub(super) config: Config,
+    /// Which files hold its weights.
+    weights: WeightNames,
+    /// The repository that they were fetched from, at its commit.
+    hub: Option<HubId>,
 }
 
 impl Backbone {
+    /// The backbone that a job's path names: a folder below a root, or a repository that was fetched,
+    /// of which only the cache may be read.
+    ///
+    /// # Errors
+    /// Those of [`Roots::admit`] and [`Backbone::open`].
+    pub(super) fn find(roots: &Roots, path: &str, longest: u32) -> Result<Self, Explained> {
+        let Some(id) = HubId::of(path)? else {
+            return Self::open(roots, roots.admit("backbone.path", path)?, longest);
+        };
+        let Some(fetched) = &roots.fetched else {
+            return Err(Explained::new(format!("{id} was not fetched")).at("backbone.path"));
+        };
+        let cache = Roots { allowed: vec![fetched.cache.clone()], fetched: None };
+        let directory = cache.admit("backbone.path", &roots::text(&fetched.folder)?)?;
+        let hub = Some(id.at(&fetched.commit));
+        Ok(Self { hub, ..Self::open(&cache, directory, longest)? })
+    }
+
+    /// How the job's record names it: what a branch or tag stands for may change, and a commit not.
+    pub(super) fn path(&self) -> Result<String, Explained> {
+        self.hub.as_ref().map_or_else(|| roots::text(&self.directory), |id| Ok(id.to_string()))
+    }
+
     /// Checks that a directory holds what a job needs: a configuration, weights of its shapes, and a
     /// tokenizer of its words.
     ///
     /// # Errors
     /// Names the file that is missing, lies outside the roots, or cannot be used.
-    pub(super) fn open(
-        roots: &Roots,
-        directory: PathBuf,
-        max_seq_length: u32,
-    ) -> Result<Self, Explained> {
-        check_no_pickle(&directory, WEIGHTS, "pytorch_model.bin", "backbone.path")?;
-        for name in [CONFIG, WEIGHTS, TOKENIZER] {
+    fn open(roots: &Roots, directory: PathBuf, max_seq_length: u32) -> Result<Self, Explained> {
+        let check = |name: &str| {
             roots.check_file("backbone.path", &directory.join(name)).map_err(|error| {
                 let expected =
                     format!("a Hugging Face directory with {CONFIG}, {WEIGHTS}, {TOKENIZER}");
                 if error.expected.is_some() { error } else { error.expected(expected) }
+            })
+        };
+        if directory.join(INDEX).exists() {
+            check(INDEX)?;
+        } else {
+            for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
+                check_no_pickle(&directory, WEIGHTS, pickle, "backbone.path")?;
+            }
+        }
+        let weights = WeightNames::read(&directory)?;
+        for name in weights.files() {
+            check(&name).map_err(|error| match weights {
+                WeightNames::Whole => error,
+                WeightNames::Sharded(_) => error
+                    .expected(format!("each file that {INDEX} names, below an allowed root"))
+                    .hint("download the backbone again, with all of its files"),
             })?;
         }
+        check(CONFIG)?;
+        check(TOKENIZER)?;
         let config = Config::read(&directory)?;
-        let header = Header::read(&directory.join(WEIGHTS))?;
-        header.check(&shapes(&config))?;
-        header.check_held(&optional_shapes(&config))?;
+        let files = WeightFiles::open(&directory)?;
+        files.check(&shapes(&config))?;
+        files.check_held(&optional_shapes(&config))?;
         Encoder::read(&directory.join(TOKENIZER), config.vocab_size, max_seq_length)?;
-        Ok(Self { directory, config })
+        Ok(Self { directory, config, weights, hub: None })
+    }
+
+    /// The hashes of all files that a job's result depends on.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or changes meanwhile.
+    pub(super) fn pin(&self, hashes: &HashCache) -> Result<PinnedBackbone, Explained> {
+        let pin = |name: &str| hashes.sha256(&self.directory.join(name));
+        let (weights_sha256, shards) = match self.weights {
+            WeightNames::Whole => (pin(WEIGHTS)?, BTreeMap::new()),
+            WeightNames::Sharded(_) => {
+                let files = self.weights.files().into_iter();
+                let shards: BTreeMap<String, String> = files
+                    .map(|name| pin(&name).map(|hash| (name, hash)))
+                    .collect::<Result<_, _>>()?;
+                let lines: String =
+                    shards.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
+                (storage::sha256(lines.as_bytes()), shards)
+            }
+        };
+        Ok(PinnedBackbone {
+            directory: roots::text(&self.directory)?,
+            hub: self.hub.as_ref().map(ToString::to_string),
+            config_sha256: pin(CONFIG)?,
+            weights_sha256,
+            shards,
+            tokenizer_sha256: pin(TOKENIZER)?,
+            architecture: self.config.architecture.name().into(),
+            hidden_size: self.config.hidden_size,
+            layers: self.config.num_hidden_layers,
+            heads: self.config.num_attention_heads,
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod tests;
 pub use hashes::HashCache;
 pub use roots::Roots;
 
-use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS};
+use crate::backbone::Config;
 use crate::checkpoint::peft;
 use crate::numerics::state::Layout;
 use crate::tasks::rows::{self, Wanted};
@@ -19,7 +19,7 @@ use crate::tasks::{self, Task};
 use backbone::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::{JobRecord, PinnedBackbone};
+use ptv2_common::job::JobRecord;
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
@@ -41,18 +41,7 @@ pub fn accept(
     now_unix_ms: u64,
 ) -> Result<JobRecord, Explained> {
     let resolved = Resolved::new(spec, roots)?;
-    let pin = |name: &str| hashes.sha256(&resolved.backbone.directory.join(name));
-    let config = &resolved.backbone.config;
-    let backbone = PinnedBackbone {
-        directory: resolved.spec.backbone.path.clone(),
-        config_sha256: pin(CONFIG)?,
-        weights_sha256: pin(WEIGHTS)?,
-        tokenizer_sha256: pin(TOKENIZER)?,
-        architecture: config.architecture.name().into(),
-        hidden_size: config.hidden_size,
-        layers: config.num_hidden_layers,
-        heads: config.num_attention_heads,
-    };
+    let backbone = resolved.backbone.pin(hashes)?;
     let values = resolved.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
     let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
     let task = resolved.task;
@@ -107,13 +96,12 @@ impl Resolved {
         let task = tasks::named(&spec.task, spec.data.template_id)?;
         check_trainable(&*task)?;
         let data = roots.admit("data.root", &spec.data.root)?;
-        let directory = roots.admit("backbone.path", &spec.backbone.path)?;
         if let Some(adapter) = &spec.init.adapter {
             let adapter = roots.admit("init.adapter", adapter)?;
             backbone::check_adapter(roots, &adapter)?;
             spec.init.adapter = Some(roots::text(&adapter)?);
         }
-        let backbone = Backbone::open(roots, directory, spec.data.max_seq_length)?;
+        let backbone = Backbone::find(roots, &spec.backbone.path, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
         let [mut train_rows, mut val_rows] = [0; 2];
         for wanted in rows::wanted(&spec.data) {
@@ -121,7 +109,7 @@ impl Resolved {
             *(if wanted.is_scored { &mut val_rows } else { &mut train_rows }) = count;
         }
         spec.data.root = roots::text(&data)?;
-        spec.backbone.path = roots::text(&backbone.directory)?;
+        spec.backbone.path = backbone.path()?;
         spec.training.slices = Some(spec.training.slice_count());
         let layout = layout(&spec, &*task, &backbone.config)?;
         if let Some(adapter) = &spec.init.adapter {

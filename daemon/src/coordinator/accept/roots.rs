@@ -1,17 +1,26 @@
 //! What a job may read: files below the roots that the configuration allows, and nothing else.
 
+use crate::hub::Snapshot;
 use ptv2_common::error::Explained;
 use ptv2_common::storage;
 use std::path::{Component, Path, PathBuf};
 
-/// The folders that jobs may read below.
+/// The folders that jobs may read below, and what was fetched for one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Roots {
     /// Absolute folders. One that does not exist allows nothing.
     pub allowed: Vec<PathBuf>,
+    /// The backbone that was fetched from a hub for the job that is looked at.
+    pub fetched: Option<Snapshot>,
 }
 
 impl Roots {
+    /// The same, with a backbone that was fetched.
+    #[must_use]
+    pub fn with(&self, fetched: Option<Snapshot>) -> Self {
+        Self { allowed: self.allowed.clone(), fetched }
+    }
+
     /// The real path of a place that a job names, an absolute path or a `file://` URL.
     ///
     /// # Errors

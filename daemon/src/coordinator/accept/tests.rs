@@ -1,6 +1,7 @@
 //! Acceptance on a small folder of RTE rows and the golden backbone.
 
 use super::*;
+use crate::backbone::{CONFIG, TOKENIZER, WEIGHTS};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -38,7 +39,8 @@ impl Place {
     }
 
     pub(crate) fn roots(&self) -> Roots {
-        Roots { allowed: vec![self.path("allowed"), self.path("not-there")] }
+        let allowed = vec![self.path("allowed"), self.path("not-there")];
+        Roots { allowed, fetched: None }
     }
 
     pub(crate) fn spec(&self) -> Value {
@@ -204,7 +206,7 @@ fn nothing_outside_the_roots_is_read() {
 fn a_root_may_be_a_link_itself() {
     let place = Place::new();
     symlink(place.path("allowed"), place.path("alias")).unwrap();
-    let roots = Roots { allowed: vec![place.path("alias")] };
+    let roots = Roots { allowed: vec![place.path("alias")], fetched: None };
     assert!(plan(place.spec(), &roots).is_ok());
 }
 

@@ -1,9 +1,9 @@
 //! Submit, plan, list, status, cancel, metrics.
 
-use super::Shared;
 use super::problem::Refusal;
+use super::{Edge, Shared};
 use crate::clock;
-use crate::coordinator::accept;
+use crate::coordinator::accept::{self, Roots};
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
 use axum::Json;
@@ -12,9 +12,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
 use ptv2_common::ids::JobId;
 use ptv2_common::plan::Plan;
+use ptv2_common::spec::JobSpec;
 use serde::Deserialize;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// Submits a job.
@@ -27,8 +30,8 @@ pub(super) async fn submit(
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let (roots, hashes) = (Arc::clone(&edge.roots), Arc::clone(&edge.hashes));
     let spec = request.spec;
+    let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
     let mut random = [0; 5];
     getrandom::fill(&mut random)
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
@@ -63,9 +66,24 @@ pub(super) async fn plan(
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<Json<Plan>, Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let roots = Arc::clone(&edge.roots);
+    let roots = edge.roots_of(&request.spec).await?;
     let check = move || accept::plan(request.spec, &roots);
     Ok(Json(checked(check).await?))
+}
+
+impl Edge {
+    /// What a job may read: of one whose backbone lies on a hub, the backbone, too, once it is there.
+    async fn roots_of(&self, spec: &Value) -> Result<Roots, Refusal> {
+        // A job that is wrong is refused before gigabytes are fetched for it.
+        let spec = JobSpec::from_value(spec.clone()).map_err(Refusal::spec)?;
+        let Some(id) = HubId::of(&spec.backbone.path).map_err(Refusal::spec)? else {
+            return Ok(self.roots.with(None));
+        };
+        match self.fetches.get(&id).await.map_err(Refusal::spec)? {
+            Ok(snapshot) => Ok(self.roots.with(Some(snapshot))),
+            Err(progress) => Err(Refusal::fetching(&id, progress)),
+        }
+    }
 }
 
 /// Checks a spec on a thread that may wait for files.

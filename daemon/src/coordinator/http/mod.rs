@@ -15,6 +15,7 @@ pub use auth::Tokens;
 
 use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
+use super::fetches::Fetches;
 use super::journal::Journal;
 use crate::clock::Steady;
 use axum::Router;
@@ -47,6 +48,8 @@ pub struct Edge {
     pub tokens: Tokens,
     /// What jobs may read.
     pub roots: Arc<Roots>,
+    /// Backbones that come from a hub.
+    pub fetches: Fetches,
     /// Hashes of backbones' files.
     pub hashes: Arc<HashCache>,
     /// How often workers are given a sign of life.

@@ -1,10 +1,12 @@
 //! Errors as `application/problem+json`.
 
+use crate::hub::Progress;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, Uri, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
-use ptv2_common::api::Problem;
+use ptv2_common::api::{FETCHING, Problem};
 use ptv2_common::error::Explained;
+use ptv2_common::hub::HubId;
 
 /// A refused request.
 #[derive(Debug)]
@@ -57,6 +59,19 @@ impl Refusal {
 
     pub(super) fn conflict(error: Explained) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", error)
+    }
+
+    /// What a job needs is on its way: whoever asks again will find it further, or there.
+    pub(super) fn fetching(id: &HubId, Progress { bytes, of }: Progress) -> Self {
+        let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
+        let far = match of {
+            0 => String::new(),
+            of => format!(": {} of {} MB", megabytes(bytes), megabytes(of)),
+        };
+        let error = Explained::new(format!("{id} is being fetched{far}"))
+            .at("backbone.path")
+            .hint("submit again, as ptv2ctl does by itself");
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, FETCHING, error)
     }
 
     /// It may work later.

@@ -26,6 +26,8 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             directory: "/m".into(),
             config_sha256: String::new(),
             weights_sha256: String::new(),
+            shards: BTreeMap::new(),
+            hub: None,
             tokenizer_sha256: String::new(),
             architecture: "bert".into(),
             hidden_size: 4,
