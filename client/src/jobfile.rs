@@ -90,6 +90,33 @@ pub(crate) fn read(args: &JobFileArgs) -> Result<Draft, Failure> {
     build(&text, &args.file.display().to_string(), &folder, &args.sets, &bases)
 }
 
+/// Keys of a job that are set on the command line alone.
+pub(crate) fn of_sets(sets: &[Assignment]) -> Result<Draft, Failure> {
+    let current = std::env::current_dir()
+        .map_err(|error| Failure::local("no current folder", Path::new("."), &error))?;
+    let bases = Bases { current, home: std::env::home_dir() };
+    build("", "--set", &bases.current, sets, &bases)
+}
+
+/// A job that was put together elsewhere; its relative paths start at a folder. Its keys were written at
+/// `place`.
+pub(crate) fn of_value(mut spec: Value, place: &str, folder: &Path) -> Draft {
+    make_absolute(&mut spec, folder, std::env::home_dir().as_deref());
+    Draft { spec, origins: Origins::of_json(place) }
+}
+
+/// Lays the keys of one job over another's.
+pub(crate) fn merge(into: &mut Value, keys: &Value) {
+    match (into, keys) {
+        (Value::Object(into), Value::Object(keys)) => {
+            for (key, value) in keys {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, value) => *into = value.clone(),
+    }
+}
+
 /// Puts a value at a key, making tables on the way.
 fn put(spec: &mut Value, path: &[String], value: Value) -> Result<(), Failure> {
     let Some((last, tables)) = path.split_last() else { return Ok(()) };
@@ -177,7 +204,7 @@ fn set_value(path: &[String], text: &str) -> Value {
 }
 
 /// JSON has neither dates nor infinities: they stay text, and the coordinator says what it expected.
-fn json(value: toml::Value) -> Value {
+pub(crate) fn json(value: toml::Value) -> Value {
     match value {
         toml::Value::String(text) => Value::String(text),
         toml::Value::Integer(number) => number.into(),

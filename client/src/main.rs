@@ -8,6 +8,7 @@ mod jobfile;
 mod paint;
 mod progress;
 mod render;
+mod report;
 mod sse;
 mod tables;
 

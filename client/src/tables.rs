@@ -1,7 +1,10 @@
 //! What the API's types look like to a person.
 
 use crate::render::{bytes, or_dash, pairs, seconds, table, time};
-use ptv2_common::api::{Checkpoint, Event, JobStatus, LogLine, MetricsRow, Reason, WorkerStatus};
+use ptv2_common::api::{
+    Checkpoint, Event, JobStatus, LogLine, MetricsRow, Reason, RunStatus, Spread, Summary,
+    WorkerStatus,
+};
 use ptv2_common::manifest::BestMetric;
 use ptv2_common::plan::Plan;
 use serde::Serialize;
@@ -35,6 +38,7 @@ pub(crate) fn job(job: &JobStatus) -> String {
         ("expected", expected(job)),
         ("what helps", job.remedy.clone()),
         ("task", Some(job.task.clone())),
+        ("scores", job.score.as_ref().map(|score| format!("{} with {}", score.split, score.of))),
         ("step", Some(format!("{}/{}", job.step, job.total_steps))),
         ("epoch", Some(job.epoch.to_string())),
         ("world", Some(job.world.to_string())),
@@ -176,11 +180,19 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
         ("last", job.last.as_ref().map(score)),
         ("majority class", job.majority_class.map(|share| format!("{share:.4}"))),
         ("tuned sha256", job.tuned_sha256.clone()),
+    ];
+    rows.extend(job.seeds.iter().map(|run| ("seed", Some(run_line(run)))));
+    if let Some(summary) = &job.summary {
+        let Summary { metric, best, last } = summary;
+        let line = format!("{metric}: best {}, last {}, of {}", spread(best), spread(last), best.n);
+        rows.push(("over seeds", Some(line)));
+    }
+    rows.extend([
         ("queued", job.timings.queued_s.map(seconds)),
         ("staged", job.timings.staged_s.map(seconds)),
         ("first step", job.timings.first_step_s.map(seconds)),
         ("trained", job.timings.train_s.map(seconds)),
-    ];
+    ]);
     if let Some(behind) = &job.storage_behind {
         let words =
             format!("takes no checkpoints since {}: {}", time(behind.since_unix_ms), behind.error);
@@ -188,6 +200,21 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
     }
     rows.extend(job.warnings.iter().map(|warning| ("warning", Some(warning.clone()))));
     rows
+}
+
+/// A run on one line: its best and last evaluation side by side.
+fn run_line(run: &RunStatus) -> String {
+    let of = |metric: &Option<BestMetric>| or_dash(metric.as_ref().map(score));
+    let ended = if run.tuned_sha256.is_some() { "" } else { ", not ended" };
+    format!("{}: best {}, last {}{ended}", run.seed, of(&run.best), of(&run.last))
+}
+
+/// Mean and standard deviation.
+fn spread(of: &Spread) -> String {
+    match of.sd {
+        Some(sd) => format!("{:.4} ± {sd:.4}", of.mean),
+        None => format!("{:.4}", of.mean),
+    }
 }
 
 fn metrics_row(row: &MetricsRow) -> Vec<String> {
@@ -251,6 +278,26 @@ mod tests {
             "what helps  submit it again",
         ];
         assert!(text.contains(&lines.join("\n")), "{text}");
+    }
+
+    #[test]
+    fn runs_stand_side_by_side_with_their_spread() {
+        let mut several = waiting_job();
+        let metric = |value, step| Some(BestMetric { metric: "accuracy".into(), value, step });
+        let run = |seed, best, last| RunStatus {
+            seed,
+            epoch: 2,
+            best: metric(best, 3),
+            last: metric(last, 6),
+            tuned_sha256: Some(String::new()),
+        };
+        several.seeds = vec![run(11, 0.5, 0.25), run(44, 0.75, 0.75)];
+        several.summary = Summary::of(&several.seeds);
+        let text = job(&several);
+        let line = "44: best accuracy 0.7500 (step 3), last accuracy 0.7500 (step 6)";
+        assert!(text.contains(line), "{text}");
+        let line = "accuracy: best 0.6250 ± 0.1768, last 0.5000 ± 0.3536, of 2";
+        assert!(text.contains(line), "{text}");
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `POST /v1/jobs` ([`SubmitRequest`]) | [`JobStatus`], 201; 200 for a repeated idempotency key |
 //! | `POST /v1/plan` ([`SubmitRequest`]) | [`crate::plan::Plan`] |
+//! | `POST /v1/scores` ([`ScoreRequest`]) | [`JobStatus`], as a submit |
 //! | `GET /v1/jobs?state&task&limit` | list of [`JobStatus`], newest first |
 //! | `GET /v1/jobs/{job}` | [`JobStatus`]; `{job}` is an id, its beginning, or a unique name |
+//! | `GET /v1/jobs/{job}/record` | the accepted job: [`crate::job::JobRecord`] |
 //! | `POST /v1/jobs/{job}/cancel`, `POST /v1/jobs/{job}/retry` | [`JobStatus`] |
 //! | `GET /v1/jobs/{job}/metrics` | list of [`MetricsRow`] |
 //! | `GET /v1/jobs/{job}/events?after=SEQ` | list of [`Event`] |
@@ -23,6 +25,7 @@
 //! Every error is an `application/problem+json` [`Problem`].
 
 use crate::error::Explained;
+use crate::job::Score;
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
@@ -57,6 +60,43 @@ pub struct SubmitRequest {
     /// A repeated submit with the same key returns the first job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
+}
+
+/// Submits a job that scores a split with values that were trained before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreRequest {
+    /// Whose values.
+    pub source: ScoreSource,
+    /// The split: train, val or test.
+    pub split: String,
+    /// Whether its rows must have labels, so that metrics can be computed.
+    pub labels: bool,
+    /// Keys of a job file that differ from the source's own, for example `task` and `data.root`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub spec: serde_json::Value,
+    /// A repeated submit with the same key returns the first job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+}
+
+/// Where trained values come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScoreSource {
+    /// A checkpoint of a job.
+    Job {
+        /// The job's id, its beginning, or its name.
+        job: String,
+        /// `best`, `last` or a step.
+        checkpoint: String,
+        /// Of the run with this seed, where the job has several.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seed: Option<u64>,
+    },
+    /// A folder: a PEFT adapter, or a checkpoint that was pulled in native form.
+    Adapter(String),
 }
 
 /// Where a job is in its life.
@@ -170,6 +210,9 @@ pub struct JobStatus {
     pub since_unix_ms: Option<u64>,
     /// The task.
     pub task: String,
+    /// What it scores, where it trains nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
     /// Optimizer steps applied.
     pub step: u64,
     /// Optimizer steps of the whole job.

@@ -5,6 +5,7 @@ use crate::plan::Plan;
 use crate::spec::JobSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use utoipa::ToSchema;
 
 /// An accepted job. It never changes; with a step number it determines that step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct JobRecord {
     /// SHA-256 of the values' file of `init.adapter`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_sha256: Option<String>,
+    /// What a job scores that trains nothing. Absent from a job that trains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<Score>,
     /// What was computed at submit.
     pub plan: Plan,
     /// Labels of the task in index order.
@@ -36,6 +40,20 @@ pub struct JobRecord {
     pub choices: u32,
     /// The metric that decides which state is best.
     pub best_metric: String,
+}
+
+/// What a job scores: one split, with values that were trained before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Score {
+    /// The split.
+    pub split: String,
+    /// Whether its rows must have labels, so that metrics can be computed; else only predictions are
+    /// made.
+    pub labels: bool,
+    /// Whose values they are, for people: a job's checkpoint, or an adapter.
+    pub of: String,
+    /// SHA-256 of the state file that holds them: a data object of this job.
+    pub state_sha256: String,
 }
 
 impl JobRecord {

@@ -13,6 +13,9 @@ use std::str::FromStr;
 /// The version of the manifest that this build writes.
 pub const FORMAT: u32 = 1;
 
+/// Folder, among a checkpoint's files, of what a job that scores has predicted.
+pub const PREDICTIONS_FOLDER: &str = "predictions/";
+
 /// A file of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {

@@ -14,7 +14,7 @@ mod tests;
 
 pub use example::commented;
 pub use keys::{is_key, wants_text};
-pub use recipes::{job_file, known_tasks};
+pub use recipes::{job_file, known_tasks, recipe};
 pub use resources::{Interval, WorkerRange};
 
 use serde::{Deserialize, Serialize};

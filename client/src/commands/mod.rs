@@ -3,6 +3,7 @@
 mod cancel;
 mod checkpoints;
 mod drain;
+mod eval;
 mod events;
 mod follow;
 mod generate;
@@ -10,10 +11,14 @@ mod init;
 mod logs;
 mod metrics;
 mod plan;
+mod predict;
 mod pull;
+mod report;
 mod retry;
+mod score;
 mod status;
 mod submit;
+mod superglue;
 mod wait;
 mod workers;
 
@@ -41,6 +46,10 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Man(args) => generate::man(args),
         // With --store it does without a coordinator, and so without its token.
         Command::Pull(args) => pull::run(&cli.global, args).await,
+        Command::Eval(args) => eval::run(&api()?, output, args).await,
+        Command::Predict(args) => predict::run(&api()?, output, args).await,
+        Command::Report(args) => report::run(&api()?, output, args).await,
+        Command::Superglue(args) => superglue::run(&api()?, output, args).await,
         Command::Workers => workers::run(&api()?, output).await,
         Command::Drain(args) => drain::run(&api()?, output, args).await,
     }

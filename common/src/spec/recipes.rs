@@ -25,19 +25,31 @@ pub fn known_tasks() -> impl Iterator<Item = &'static str> {
     RECIPES.iter().map(|(task, _)| *task)
 }
 
+/// The recipe of a task, as a job with two paths to be replaced.
+///
+/// # Errors
+/// Names the known tasks for one that is none of them.
+pub fn recipe(task: &str) -> Result<JobSpec, Explained> {
+    JobSpec::from_toml(text(task)?)
+}
+
+fn text(task: &str) -> Result<&'static str, Explained> {
+    let is_asked = |known: &str| known == task || known.rsplit('/').next() == Some(task);
+    let found = RECIPES.iter().find(|(known, _)| is_asked(known));
+    found.map(|(_, recipe)| *recipe).ok_or_else(|| {
+        Explained::new(format!("no task is named `{task}`"))
+            .expected(one_of(known_tasks()))
+            .hint("the name of a task may be given without what stands before its slash")
+    })
+}
+
 /// A commented job file for a task, `superglue/rte` or `rte`: the recipe's values, and paths to be
 /// replaced.
 ///
 /// # Errors
 /// Names the known tasks for one that is none of them.
 pub fn job_file(task: &str) -> Result<String, Explained> {
-    let is_asked = |known: &str| known == task || known.rsplit('/').next() == Some(task);
-    let found = RECIPES.iter().find(|(known, _)| is_asked(known));
-    let Some((_, recipe)) = found else {
-        return Err(Explained::new(format!("no task is named `{task}`"))
-            .expected(one_of(known_tasks()))
-            .hint("the name of a task may be given without what stands before its slash"));
-    };
+    let recipe = text(task)?;
     let mut spec = JobSpec::from_toml(recipe)?;
     for path in [&mut spec.backbone.path, &mut spec.data.root] {
         let name = path.rsplit('/').next().unwrap_or_default();

@@ -153,6 +153,20 @@ pub async fn state(
     Ok(state)
 }
 
+/// The values of a state file among a job's data objects, verified.
+///
+/// # Errors
+/// When it is missing or damaged, or is of another layout.
+pub async fn values(
+    store: &Store,
+    job: &JobId,
+    sha256: &str,
+    layout: &Layout,
+) -> Result<Vec<f32>, Unread> {
+    let entry = FileEntry { name: STATE_FILE.into(), bytes: 0, sha256: sha256.into() };
+    Ok(TunedState::from_bytes(&file(store, job, &entry).await?, layout)?.values)
+}
+
 /// The newest state that is whole, from `newest` (a manifest's key) downwards; each that is damaged
 /// is reported to `damaged`. `None` when there is none.
 ///

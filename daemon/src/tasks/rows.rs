@@ -2,6 +2,7 @@
 
 use super::{Example, Task, labels_of};
 use ptv2_common::error::Explained;
+use ptv2_common::job::JobRecord;
 use ptv2_common::spec::DataSpec;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -36,8 +37,13 @@ pub struct Wanted {
     pub max_rows: Option<u32>,
 }
 
-/// The splits that a job reads, which are pinned by hash at its submit.
-pub fn wanted(data: &DataSpec) -> Vec<Wanted> {
+/// The splits that a job reads, which are pinned by hash at its submit: to train, or the one that it
+/// scores.
+pub fn wanted(data: &DataSpec, scored: Option<(&str, Labels)>) -> Vec<Wanted> {
+    if let Some((split, labels)) = scored {
+        let max_rows = data.max_val_rows;
+        return vec![Wanted { split: split.into(), is_scored: true, labels, max_rows }];
+    }
     let needed = |split: &str, is_scored, max_rows| Wanted {
         split: split.into(),
         is_scored,
@@ -45,6 +51,14 @@ pub fn wanted(data: &DataSpec) -> Vec<Wanted> {
         max_rows,
     };
     vec![needed(TRAIN, false, data.max_train_rows), needed(VAL, true, data.max_val_rows)]
+}
+
+/// The splits of an accepted job.
+pub fn wanted_by(record: &JobRecord) -> Vec<Wanted> {
+    let scored = record.score.as_ref().map(|score| {
+        (score.split.as_str(), if score.labels { Labels::Needed } else { Labels::Optional })
+    });
+    wanted(&record.spec.data, scored)
 }
 
 /// The file of a split: `<root>/<folder>/<split>.jsonl`.

@@ -85,7 +85,8 @@ impl Training<'_> {
     }
 
     /// The job's end: the ranks agree once more, and rank 0 sees its last checkpoint into the store.
-    pub(super) fn finish(mut self) -> Result<String, Exit> {
+    /// With it go more files, where there are any.
+    pub(super) fn finish(mut self, files: Vec<(String, Vec<u8>)>) -> Result<String, Exit> {
         let place = self.place()?;
         self.shared.pulse.moved(DevicePhase::Finishing, Some(place));
         // What would have been kept now is the last state itself.
@@ -94,7 +95,7 @@ impl Training<'_> {
         let state = Arc::new(self.state()?.clone());
         let tuned_sha256 = state.tuned_sha256();
         let Some(keeper) = &self.held.keeper else { return Ok(tuned_sha256) };
-        let answer = keeper.finish(Last { state, files: Vec::new() });
+        let answer = keeper.finish(Last { state, files });
         loop {
             match answer.recv_timeout(LOOK) {
                 Ok(_) => return Ok(tuned_sha256),

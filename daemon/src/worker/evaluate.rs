@@ -4,7 +4,7 @@ use super::generation::{Training, tokens};
 use super::held::Exit;
 use crate::clock;
 use crate::numerics::batches::cut_by_rows;
-use crate::tasks::{self, metrics};
+use crate::tasks::{self, Scored, metrics, rows};
 use crate::train::batch::Slice;
 use ptv2_common::api::EvaluationMetrics;
 use ptv2_common::error::Explained;
@@ -16,18 +16,26 @@ use std::sync::Arc;
 /// Rows of an evaluation slice. Part of the result: a slice's padding touches its scores' last bits.
 const ROWS_OF_A_SLICE: usize = 8;
 
+/// What an evaluation found.
+pub(super) struct Evaluation {
+    /// What was measured: nothing of a split without labels.
+    pub(super) row: EvaluationMetrics,
+    /// The rows with their scores, in the split's order.
+    pub(super) scored: Vec<Scored>,
+}
+
 /// Scores the validation rows with the current state. Rows that were scored before a group was cut off
 /// in the midst of it are not scored again.
 ///
 /// # Errors
 /// Why this rank left.
-pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics, Exit> {
+pub(super) fn evaluate(training: &mut Training<'_>) -> Result<Evaluation, Exit> {
     let began = clock::now();
     let step = training.place()?.step;
     let at = |slice| Place { step, phase: PlacePhase::Evaluating, evaluation_slice: slice };
     training.shared.pulse.moved(DevicePhase::Evaluating, Some(at(0)));
-    let rows = u32::try_from(training.held.data.val.len()).unwrap_or(u32::MAX);
-    let all: Vec<u32> = (0..rows).collect();
+    let count = u32::try_from(training.held.data.val.len()).unwrap_or(u32::MAX);
+    let all: Vec<u32> = (0..count).collect();
     let known = gather(training, step)?;
     let val = &training.held.data.val;
     let mut slices = cut_by_rows(&all, ROWS_OF_A_SLICE, |row| val.length(row as usize));
@@ -67,21 +75,24 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     let is_labelled = scored.iter().all(|row| row.label >= 0);
     let values = if is_labelled { task.metrics(&scored) } else { BTreeMap::new() };
     let only = metrics::only_class(&tasks::predictions(&scored));
-    training.warn(|health| health.evaluation(only.and_then(|class| name_of(job, class))));
+    if job.score.is_none() {
+        training.warn(|health| health.evaluation(only.and_then(|class| name_of(job, class))));
+    }
     let seconds = clock::now().saturating_duration_since(began).as_secs_f64().max(1e-9);
-    let count: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
+    let tokens: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
     #[expect(clippy::cast_precision_loss, reason = "a split's tokens are far below 2^53")]
-    let tokens = count as f64;
+    let tokens = tokens as f64;
     let epochs = training.state()?.steps_of_run() / job.plan.steps_per_epoch.max(1);
-    Ok(EvaluationMetrics {
+    let row = EvaluationMetrics {
         step,
         epoch: u32::try_from(epochs).unwrap_or(u32::MAX),
-        split: "val".into(),
+        split: job.score.as_ref().map_or(rows::VAL, |score| &score.split).into(),
         seed: training.runs.shown_seed(training.state()?.run),
-        rows_per_s: Some(f64::from(rows) / seconds),
+        rows_per_s: Some(f64::from(count) / seconds),
         tokens_per_s: Some(tokens / seconds),
         values,
-    })
+    };
+    Ok(Evaluation { row, scored })
 }
 
 /// The rows that any rank has scored with the current state, with their scores.

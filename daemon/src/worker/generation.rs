@@ -137,6 +137,9 @@ impl<'a> Training<'a> {
             let rows = self.held.rows_after(self.start.reported_step);
             rows.into_iter().for_each(|row| self.report(row));
         }
+        if self.start.job.score.is_some() {
+            return self.score();
+        }
         loop {
             if self.evaluation_is_due()? && self.evaluate()? {
                 self.keep()?;
@@ -144,7 +147,7 @@ impl<'a> Training<'a> {
             let state = self.state()?;
             if self.runs.is_over(state) {
                 if self.runs.is_last(state.run) {
-                    return self.finish();
+                    return self.finish(Vec::new());
                 }
                 self.next_run()?;
             }
@@ -302,7 +305,7 @@ impl<'a> Training<'a> {
 
     /// Evaluates the current state; gives whether it is the best so far.
     fn evaluate(&mut self) -> Result<bool, Exit> {
-        let row = evaluate::evaluate(self)?;
+        let row = evaluate::evaluate(self)?.row;
         let metric = self.start.job.best_metric.clone();
         let value = row.values.get(&metric).copied().unwrap_or(0.0);
         let Some(progress) = &mut self.held.progress else { return Err(Exit::Left) };
@@ -381,7 +384,7 @@ impl<'a> Training<'a> {
     }
 
     /// Every rank remembers what happened, and rank 0 reports it.
-    fn note(&mut self, row: MetricsRow) {
+    pub(super) fn note(&mut self, row: MetricsRow) {
         #[cfg(feature = "faults")]
         if crate::faults::reduction_alone() {
             return;

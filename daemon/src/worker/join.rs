@@ -148,7 +148,20 @@ fn begin(
         }
         log(LogLevel::Warn, "no checkpoint is good; training begins anew".into());
     }
-    let values = first_values(job, &held.setting, Runs::of(job).seed(0))?;
+    let values = match &job.score {
+        Some(score) => {
+            let attempt = || {
+                let found = read::values(&held.store, &job.id, &score.state_sha256, layout);
+                runtime.block_on(found).map_err(Failure::from)
+            };
+            let failed = |error: &Explained| {
+                log(LogLevel::Warn, format!("the trained values are not read yet: {error}"));
+                shared.pulse.moved(DevicePhase::Joining, None);
+            };
+            patiently(Pauses::default(), attempt, failed, || group.is_aborted())?
+        }
+        None => first_values(job, &held.setting, Runs::of(job).seed(0))?,
+    };
     Ok(Progress::at(Place::default(), TunedState::new(values)))
 }
 

@@ -8,10 +8,9 @@ use crate::clock;
 use crate::numerics::state::{Layout, TunedState};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
-use ptv2_common::manifest::CheckpointManifest;
 use ptv2_common::session::FromWorker;
 use ptv2_common::storage::Store;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
@@ -172,10 +171,8 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         }
         tokio::time::sleep(pauses.next()).await;
     };
-    for state in unwritten {
-        if is_missing(&store, &job, &state).await {
-            desk.again(state);
-        }
+    for state in missing(&store, &job, unwritten).await {
+        desk.again(state);
     }
     let report = |outcome| tell(&shared, &job, &lineage, outcome);
     pauses = Pauses::default();
@@ -239,13 +236,21 @@ async fn write_last(
     }
 }
 
-async fn is_missing(store: &Store, job: &JobRecord, state: &TunedState) -> bool {
-    let is_it = |one: &CheckpointManifest| (one.run, one.step) == (state.run, state.step);
-    match read::manifests(store, &job.id).await {
-        Ok(found) => !found.iter().any(|(_, one)| is_it(one)),
-        // Not to be told: writing it once too often does no harm.
-        Err(_) => true,
+/// The states of which the store has no checkpoint.
+async fn missing(
+    store: &Store,
+    job: &JobRecord,
+    mut states: Vec<Arc<TunedState>>,
+) -> Vec<Arc<TunedState>> {
+    if !states.is_empty()
+        && let Ok(found) = read::manifests(store, &job.id).await
+    {
+        let known: BTreeSet<(u32, u64)> =
+            found.iter().map(|(_, manifest)| (manifest.run, manifest.step)).collect();
+        states.retain(|state| !known.contains(&(state.run, state.step)));
     }
+    // When it is not to be told, writing one once too often does no harm.
+    states
 }
 
 async fn sweep(writer: &Writer) {

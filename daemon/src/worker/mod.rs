@@ -19,6 +19,7 @@ mod orders;
 mod outbox;
 mod pulse;
 mod retry;
+mod score;
 mod session;
 
 use crate::clock;

@@ -16,5 +16,6 @@ mod hub;
 mod install;
 mod one_hash;
 mod real_data;
+mod score;
 mod seeds;
 mod wire;

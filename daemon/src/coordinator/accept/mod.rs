@@ -5,6 +5,7 @@
 mod backbone;
 mod hashes;
 mod roots;
+pub mod score;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -14,12 +15,12 @@ pub use roots::Roots;
 use crate::backbone::Config;
 use crate::checkpoint::peft;
 use crate::numerics::state::Layout;
-use crate::tasks::rows::{self, Wanted};
+use crate::tasks::rows::{self, Labels, Wanted};
 use crate::tasks::{self, Task};
 use backbone::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::JobRecord;
+use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
@@ -40,35 +41,9 @@ pub fn accept(
     id: JobId,
     now_unix_ms: u64,
 ) -> Result<JobRecord, Explained> {
-    let resolved = Resolved::new(spec, roots)?;
+    let resolved = Resolved::new(spec, roots, None)?;
     let backbone = resolved.backbone.pin(hashes)?;
-    let values = resolved.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
-    let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
-    let task = resolved.task;
-    let root = Path::new(&resolved.spec.data.root);
-    let data_sha256 = rows::wanted(&resolved.spec.data)
-        .into_iter()
-        .map(|Wanted { split, .. }| {
-            let sha256 = hashes.sha256(&rows::file(root, &*task, &split))?;
-            Ok((split, sha256))
-        })
-        .collect::<Result<_, Explained>>()?;
-    let default_name = || format!("{}-{id}", task.short_name());
-    Ok(JobRecord {
-        format: RECORD_FORMAT,
-        name: resolved.spec.name.clone().unwrap_or_else(default_name),
-        spec: resolved.spec,
-        spec_sha256: resolved.spec_sha256,
-        submitted_unix_ms: now_unix_ms,
-        backbone,
-        data_sha256,
-        init_sha256,
-        plan: resolved.plan,
-        labels: task.labels().into_iter().map(str::to_owned).collect(),
-        choices: task.choices(),
-        best_metric: task.best_metric().into(),
-        id,
-    })
+    resolved.record(backbone, hashes, (id, now_unix_ms), None)
 }
 
 /// Says what a job would do, with all checks of [`accept`]; hashes nothing.
@@ -76,7 +51,7 @@ pub fn accept(
 /// # Errors
 /// As [`accept`].
 pub fn plan(spec: Value, roots: &Roots) -> Result<Plan, Explained> {
-    Ok(Resolved::new(spec, roots)?.plan)
+    Ok(Resolved::new(spec, roots, None)?.plan)
 }
 
 /// A checked job, its paths made absolute.
@@ -85,16 +60,22 @@ struct Resolved {
     spec_sha256: String,
     task: Box<dyn Task>,
     backbone: Backbone,
+    layout: Layout,
+    /// The splits that it reads.
+    wanted: Vec<Wanted>,
     plan: Plan,
 }
 
 impl Resolved {
-    fn new(spec: Value, roots: &Roots) -> Result<Self, Explained> {
+    /// Of a job that trains, or of one that scores a split.
+    fn new(spec: Value, roots: &Roots, scored: Option<(&str, Labels)>) -> Result<Self, Explained> {
         let mut spec = JobSpec::from_value(spec)?;
         // Fields of a struct are written in the order of their declaration: canonical enough.
         let canonical = serde_json::to_vec(&spec).map_err(|error| Explained::from_error(&error))?;
         let task = tasks::named(&spec.task, spec.data.template_id)?;
-        check_trainable(&*task)?;
+        if scored.is_none() {
+            check_trainable(&*task)?;
+        }
         let data = roots.admit("data.root", &spec.data.root)?;
         if let Some(adapter) = &spec.init.adapter {
             let adapter = roots.admit("init.adapter", adapter)?;
@@ -103,9 +84,10 @@ impl Resolved {
         }
         let backbone = Backbone::find(roots, &spec.backbone.path, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
+        let wanted = rows::wanted(&spec.data, scored);
         let [mut train_rows, mut val_rows] = [0; 2];
-        for wanted in rows::wanted(&spec.data) {
-            let count = count_rows(roots, &data, &*task, &wanted)?;
+        for wanted in &wanted {
+            let count = count_rows(roots, &data, &*task, wanted)?;
             *(if wanted.is_scored { &mut val_rows } else { &mut train_rows }) = count;
         }
         spec.data.root = roots::text(&data)?;
@@ -116,7 +98,45 @@ impl Resolved {
             peft::import(Path::new(adapter), &layout, None)?;
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
-        Ok(Self { spec, spec_sha256: storage::sha256(&canonical), task, backbone, plan })
+        let spec_sha256 = storage::sha256(&canonical);
+        Ok(Self { spec, spec_sha256, task, backbone, layout, wanted, plan })
+    }
+
+    /// The job as it is kept.
+    fn record(
+        self,
+        backbone: PinnedBackbone,
+        hashes: &HashCache,
+        (id, now_unix_ms): (JobId, u64),
+        score: Option<Score>,
+    ) -> Result<JobRecord, Explained> {
+        let values = self.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
+        let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
+        let task = self.task;
+        let root = Path::new(&self.spec.data.root);
+        let hash = |split: &str| hashes.sha256(&rows::file(root, &*task, split));
+        let data_sha256 = self
+            .wanted
+            .iter()
+            .map(|Wanted { split, .. }| Ok((split.clone(), hash(split)?)))
+            .collect::<Result<_, Explained>>()?;
+        let default_name = || format!("{}-{id}", task.short_name());
+        Ok(JobRecord {
+            format: RECORD_FORMAT,
+            name: self.spec.name.clone().unwrap_or_else(default_name),
+            spec: self.spec,
+            spec_sha256: self.spec_sha256,
+            submitted_unix_ms: now_unix_ms,
+            backbone,
+            data_sha256,
+            init_sha256,
+            score,
+            plan: self.plan,
+            labels: task.labels().into_iter().map(str::to_owned).collect(),
+            choices: task.choices(),
+            best_metric: task.best_metric().into(),
+            id,
+        })
     }
 }
 
@@ -176,11 +196,13 @@ fn compute(spec: &JobSpec, layout: &Layout, config: &Config, rows: [u64; 2]) -> 
     let steps_per_epoch = train_rows.div_ceil(u64::from(spec.training.batch_size));
     let epochs = u64::from(spec.training.epochs.unwrap_or(0));
     let runs = spec.training.run_seeds().len() as u64;
+    let steps_of_run = spec.training.max_steps.unwrap_or(epochs * steps_per_epoch);
     Plan {
         train_rows,
         val_rows,
         steps_per_epoch,
-        total_steps: runs * spec.training.max_steps.unwrap_or(epochs * steps_per_epoch),
+        // A job that scores has no rows to train on, and no steps.
+        total_steps: if train_rows == 0 { 0 } else { runs * steps_of_run },
         slices: spec.training.slice_count(),
         trainable_parameters: trainable,
         prefix_parameters: under("prefix.") + under("prompt."),

@@ -14,6 +14,7 @@ use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
 use ptv2_common::ids::JobId;
+use ptv2_common::job::JobRecord;
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use serde::Deserialize;
@@ -32,29 +33,59 @@ pub(super) async fn submit(
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let spec = request.spec;
     let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
+    let (id, now) = new_job(&edge)?;
+    let record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
+    match claimed(&edge, request.idempotency_key.as_deref(), record).await? {
+        Claimed::Known(job) => Ok((StatusCode::OK, Json(*job))),
+        Claimed::New(record) => enter(&edge, record).await,
+    }
+}
+
+/// A new job's id, and the time of its submit.
+pub(super) fn new_job(edge: &Edge) -> Result<(JobId, u64), Refusal> {
     let mut random = [0; 5];
     getrandom::fill(&mut random)
         .map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
-    let id = JobId::from_random(random);
-    let now = clock::millis(edge.clock.elapsed());
-    let check = move || accept::accept(spec, &roots, &hashes, id, now);
-    let mut record = checked(check).await?;
-    if let Some(key) = request.idempotency_key {
-        match idempotency::claim(&edge.store, &key, &record).await {
-            Ok(Claim::First) => {}
-            Ok(Claim::Repeated(first)) => {
-                let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
-                if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
-                    return Ok((StatusCode::OK, Json(job)));
-                }
-                // The first submit died between its key and its journal: this one takes its place.
-                record.id = first;
+    Ok((JobId::from_random(random), clock::millis(edge.clock.elapsed())))
+}
+
+/// What an idempotency key makes of a submit.
+pub(super) enum Claimed {
+    /// The job is there already.
+    Known(Box<JobStatus>),
+    /// It is to be entered.
+    New(Box<JobRecord>),
+}
+
+/// Looks whether a submit repeats another.
+pub(super) async fn claimed(
+    edge: &Edge,
+    key: Option<&str>,
+    mut record: JobRecord,
+) -> Result<Claimed, Refusal> {
+    let Some(key) = key else { return Ok(Claimed::New(Box::new(record))) };
+    match idempotency::claim(&edge.store, key, &record).await {
+        Ok(Claim::First) => {}
+        Ok(Claim::Repeated(first)) => {
+            let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
+            if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
+                return Ok(Claimed::Known(Box::new(job)));
             }
-            Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
-            Err(error) => return Err(Refusal::unavailable(error)),
+            // The first submit died between its key and its journal: this one takes its place.
+            record.id = first;
         }
+        Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
+        Err(error) => return Err(Refusal::unavailable(error)),
     }
-    let accepted = edge.ask(|reply| Question::Submit(Box::new(record), reply)).await?;
+    Ok(Claimed::New(Box::new(record)))
+}
+
+/// Hands an accepted job to the loop.
+pub(super) async fn enter(
+    edge: &Edge,
+    record: Box<JobRecord>,
+) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
+    let accepted = edge.ask(|reply| Question::Submit(record, reply)).await?;
     Ok((StatusCode::CREATED, Json(accepted.map_err(Refusal::unavailable)?)))
 }
 
@@ -73,7 +104,7 @@ pub(super) async fn plan(
 
 impl Edge {
     /// What a job may read: of one whose backbone lies on a hub, the backbone, too, once it is there.
-    async fn roots_of(&self, spec: &Value) -> Result<Roots, Refusal> {
+    pub(super) async fn roots_of(&self, spec: &Value) -> Result<Roots, Refusal> {
         // A job that is wrong is refused before gigabytes are fetched for it.
         let spec = JobSpec::from_value(spec.clone()).map_err(Refusal::spec)?;
         let Some(id) = HubId::of(&spec.backbone.path).map_err(Refusal::spec)? else {
@@ -87,7 +118,7 @@ impl Edge {
 }
 
 /// Checks a spec on a thread that may wait for files.
-async fn checked<T: Send + 'static>(
+pub(super) async fn checked<T: Send + 'static>(
     check: impl FnOnce() -> Result<T, Explained> + Send + 'static,
 ) -> Result<T, Refusal> {
     let checked = tokio::task::spawn_blocking(check).await;
@@ -132,6 +163,18 @@ pub(super) async fn status(
     Path(job): Path<String>,
 ) -> Result<Json<JobStatus>, Refusal> {
     Ok(Json(edge.find(job).await?))
+}
+
+/// A job as it was accepted: its spec with all that it refers to pinned.
+#[utoipa::path(get, path = "/v1/jobs/{job}/record", params(("job" = String, Path)),
+    responses((status = 200, body = Object), (status = 404, body = ptv2_common::api::Problem)))]
+pub(super) async fn record(
+    State(edge): State<Shared>,
+    Path(job): Path<String>,
+) -> Result<Json<JobRecord>, Refusal> {
+    let id = JobId(edge.find(job.clone()).await?.id);
+    let record = edge.ask(|reply| Question::Record(id, reply)).await?;
+    record.map(Json).ok_or_else(|| Refusal::no_such_job(&job))
 }
 
 /// Cancels a job. One that has ended stays as it is.

@@ -7,6 +7,7 @@ mod jobs;
 mod metrics;
 mod openapi;
 mod problem;
+mod scores;
 mod session;
 mod streams;
 mod workers;
@@ -67,7 +68,9 @@ pub fn router(edge: Edge) -> Router {
     let user = Router::new()
         .route("/v1/jobs", get(jobs::list).post(jobs::submit))
         .route("/v1/plan", post(jobs::plan))
+        .route("/v1/scores", post(scores::submit))
         .route("/v1/jobs/{job}", get(jobs::status))
+        .route("/v1/jobs/{job}/record", get(jobs::record))
         .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{job}/retry", post(jobs::retry))
         .route("/v1/jobs/{job}/metrics", get(jobs::metrics))

@@ -1,6 +1,6 @@
 //! The API's description, generated from the handlers and types.
 
-use super::{checkpoints, jobs, metrics, streams, workers};
+use super::{checkpoints, jobs, metrics, scores, streams, workers};
 use axum::Json;
 use utoipa::OpenApi;
 
@@ -15,8 +15,10 @@ use utoipa::OpenApi;
         super::healthz,
         jobs::submit,
         jobs::plan,
+        scores::submit,
         jobs::list,
         jobs::status,
+        jobs::record,
         jobs::cancel,
         jobs::retry,
         jobs::metrics,

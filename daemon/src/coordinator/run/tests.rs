@@ -16,6 +16,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
     ))
     .unwrap();
     JobRecord {
+        score: None,
         format: 1,
         id: JobId(id.into()),
         name: id.into(),

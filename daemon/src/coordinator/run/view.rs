@@ -82,6 +82,7 @@ impl Cluster {
             since_unix_ms: Some(millis(job.since)),
             reason,
             task: record.spec.task.clone(),
+            score: record.score.clone(),
             step: job.step,
             total_steps: record.plan.total_steps,
             epoch: job.epoch,

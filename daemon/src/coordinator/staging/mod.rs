@@ -177,7 +177,7 @@ impl Inputs {
                 Some(_) | None => Ok(Split { wanted, file }),
             }
         };
-        let splits = rows::wanted(&record.spec.data).into_iter().map(split);
+        let splits = rows::wanted_by(&record).into_iter().map(split);
         let splits = splits.collect::<Result<_, Explained>>()?;
         let pins = &record.backbone;
         let file = |name: &str, pinned: &str| Loaded::pinned(&pins.directory, name, pinned);
@@ -309,7 +309,7 @@ async fn stored_rows(store: &Store, chunk: &Chunk) -> Result<Rows, Explained> {
 
 /// Refuses features of data that changed between submit and staging.
 fn check_rows(record: &JobRecord, manifest: &Manifest) -> Result<(), Explained> {
-    for wanted in rows::wanted(&record.spec.data) {
+    for wanted in rows::wanted_by(&record) {
         let plan = &record.plan;
         let planned = if wanted.is_scored { plan.val_rows } else { plan.train_rows };
         let (split, found) = (&wanted.split, manifest.rows(&wanted.split));

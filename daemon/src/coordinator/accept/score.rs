@@ -1,0 +1,200 @@
+//! Jobs that train nothing: they score a split with values that were trained before.
+
+use super::{HashCache, Resolved, Roots, backbone};
+use crate::checkpoint::{JOB_FILE, peft};
+use crate::numerics::state::TunedState;
+use crate::tasks::rows::Labels;
+use ptv2_common::api::ScoreRequest;
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
+use ptv2_common::storage;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Values that were trained before, and what is known of the job that trained them.
+pub struct Trained {
+    /// That job's spec, or as much of one as an adapter tells.
+    spec: Value,
+    /// The backbone that they were trained on, where that is known.
+    backbone: Option<PinnedBackbone>,
+    values: Values,
+    /// For people.
+    of: String,
+}
+
+enum Values {
+    /// A state file.
+    State(Vec<u8>),
+    /// An adapter's folder.
+    Adapter(PathBuf),
+}
+
+impl Trained {
+    /// Those of a checkpoint, whose state file this is.
+    pub fn checkpoint(record: JobRecord, state: Vec<u8>, of: String) -> Self {
+        let spec = serde_json::to_value(&record.spec).unwrap_or_default();
+        Self { spec, backbone: Some(record.backbone), values: Values::State(state), of }
+    }
+
+    /// Those of a folder: a checkpoint that was pulled in native form tells its whole job, a PEFT adapter
+    /// its prefix only.
+    ///
+    /// # Errors
+    /// When there is no adapter, or what it says of itself cannot be read.
+    pub fn adapter(location: &str, roots: &Roots) -> Result<Self, Explained> {
+        let folder = roots.admit("adapter", location)?;
+        backbone::check_adapter(roots, &folder)?;
+        let of = folder.display().to_string();
+        let file = folder.join(JOB_FILE);
+        let (spec, backbone) = if file.exists() {
+            roots.check_file("adapter", &file)?;
+            let record = read_record(&file)?;
+            (serde_json::to_value(&record.spec).unwrap_or_default(), Some(record.backbone))
+        } else {
+            (spec_of_peft(&folder)?, None)
+        };
+        Ok(Self { spec, backbone, values: Values::Adapter(folder), of })
+    }
+}
+
+impl Trained {
+    /// The spec of a job that scores with these values.
+    ///
+    /// # Errors
+    /// When the request sets what has no part in it.
+    pub fn spec_for(&self, request: &ScoreRequest) -> Result<Value, Explained> {
+        spec_of(self.spec.clone(), &request.spec)
+    }
+}
+
+fn read_record(file: &Path) -> Result<JobRecord, Explained> {
+    let refused = |why: String| {
+        Explained::new(format!("the adapter's job cannot be read: {why}"))
+            .at(file.display().to_string())
+            .expected("a folder that `ptv2ctl pull --format native` made")
+    };
+    let bytes = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
+}
+
+/// What a PEFT adapter tells of a job: its backbone and its prefix. The rest is for the request to say.
+fn spec_of_peft(folder: &Path) -> Result<Value, Explained> {
+    let file = folder.join("adapter_config.json");
+    let refused = |why: String| {
+        Explained::new(format!("the adapter's configuration cannot be read: {why}"))
+            .at(file.display().to_string())
+            .expected("a folder that PEFT, or `ptv2ctl pull`, made")
+    };
+    let bytes = std::fs::read(&file).map_err(|error| refused(error.to_string()))?;
+    let config: Value =
+        serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+    let length = config["num_virtual_tokens"].as_u64();
+    let length = length.ok_or_else(|| refused("`num_virtual_tokens` is no number".into()))?;
+    let mut spec = json!({ "method": { "kind": "prefix", "pre_seq_len": length } });
+    if let Some(path) = config["base_model_name_or_path"].as_str().filter(|path| !path.is_empty()) {
+        spec["backbone"] = json!({ "path": path });
+    }
+    Ok(spec)
+}
+
+/// Accepts a job that scores. Gives the state file that is to lie with it, too.
+///
+/// # Errors
+/// As [`super::accept`]; and when the values are of another task, backbone or method than the job.
+pub fn accept(
+    trained: Trained,
+    request: &ScoreRequest,
+    roots: &Roots,
+    hashes: &HashCache,
+    (id, now_unix_ms): (JobId, u64),
+) -> Result<(JobRecord, Vec<u8>), Explained> {
+    let labels = if request.labels { Labels::Needed } else { Labels::Optional };
+    let spec = trained.spec_for(request)?;
+    let resolved = Resolved::new(spec, roots, Some((&request.split, labels)))?;
+    check_task(trained.spec["task"].as_str(), &resolved)?;
+    let pinned = resolved.backbone.pin(hashes)?;
+    if let Some(backbone) = &trained.backbone {
+        check_backbone(backbone, &pinned)?;
+    }
+    let layout = &resolved.layout;
+    let values = match trained.values {
+        Values::State(bytes) => TunedState::from_bytes(&bytes, layout)?.values,
+        Values::Adapter(folder) => peft::import(&folder, layout, None)?,
+    };
+    let state = TunedState::new(values).to_bytes(layout)?;
+    let score = Score {
+        split: request.split.clone(),
+        labels: request.labels,
+        of: trained.of,
+        state_sha256: storage::sha256(&state),
+    };
+    let record = resolved.record(pinned, hashes, (id, now_unix_ms), Some(score))?;
+    Ok((record, state))
+}
+
+/// The source's spec with what the request changes, without what only training needs.
+fn spec_of(mut spec: Value, changes: &Value) -> Result<Value, Explained> {
+    if let Some(spec) = spec.as_object_mut() {
+        spec.remove("init");
+        spec.remove("name");
+        spec.remove("checkpoint");
+        spec.remove("resources");
+    }
+    if let Some(data) = spec.get_mut("data").and_then(Value::as_object_mut) {
+        data.remove("max_train_rows");
+        data.remove("max_val_rows");
+    }
+    // What a spec must say of training, which has no part in this.
+    spec["training"] = json!({ "max_steps": 1, "learning_rate": 1.0, "batch_size": 32 });
+    merge(&mut spec, changes);
+    for key in ["training", "init"] {
+        if changes.get(key).is_some() {
+            return Err(Explained::new(format!("`{key}` is set for a job that trains nothing"))
+                .at(key)
+                .expected("keys of task, data, backbone and resources, and a name"));
+        }
+    }
+    Ok(spec)
+}
+
+fn merge(into: &mut Value, changes: &Value) {
+    match (into, changes) {
+        (Value::Object(into), Value::Object(changes)) => {
+            for (key, value) in changes {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (into, value) => *into = value.clone(),
+    }
+}
+
+/// A prefix means something for its own task only, and for diagnostic sets of that task.
+fn check_task(trained: Option<&str>, resolved: &Resolved) -> Result<(), Explained> {
+    let Some(trained) = trained else { return Ok(()) };
+    let asked = resolved.task.name();
+    if asked == trained || resolved.task.trained_as() == Some(trained) {
+        return Ok(());
+    }
+    Err(Explained::new(format!("the values were trained for {trained}, not for {asked}"))
+        .at("task")
+        .expected(match resolved.task.trained_as() {
+            Some(other) => format!("values of {other}, which {asked} is scored with"),
+            None => trained.to_owned(),
+        }))
+}
+
+fn check_backbone(trained: &PinnedBackbone, found: &PinnedBackbone) -> Result<(), Explained> {
+    if trained.weights_sha256 == found.weights_sha256
+        && trained.config_sha256 == found.config_sha256
+    {
+        return Ok(());
+    }
+    let named =
+        |one: &PinnedBackbone| format!("{} (SHA-256 {})", one.directory, one.weights_sha256);
+    Err(Explained::new(format!("the backbone is {}", named(found)))
+        .at("backbone.path")
+        .expected(format!("{}, which the values were trained on", named(trained)))
+        .hint("a prefix is of use on its own backbone only"))
+}

@@ -1,0 +1,85 @@
+//! Submits of jobs that score a split with values that were trained before.
+
+use super::jobs::{Claimed, checked, claimed, enter, new_job};
+use super::problem::Refusal;
+use super::{Edge, Shared};
+use crate::checkpoint::{STATE_FILE, read};
+use crate::coordinator::accept::score::{self, Trained};
+use crate::coordinator::driver::Question;
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use ptv2_common::api::{JobStatus, ScoreRequest, ScoreSource};
+use ptv2_common::error::Explained;
+use ptv2_common::ids::JobId;
+use ptv2_common::manifest::{Which, choose, data_key};
+use ptv2_common::storage;
+use std::sync::Arc;
+
+/// Submits a job that scores a split. It runs as any other job does, sharded over workers.
+#[utoipa::path(post, path = "/v1/scores", request_body = ScoreRequest, responses(
+    (status = 201, body = JobStatus), (status = 200, body = JobStatus, description = "a repeated key"),
+    (status = 404, body = ptv2_common::api::Problem), (status = 409, body = ptv2_common::api::Problem),
+    (status = 422, body = ptv2_common::api::Problem),
+))]
+pub(super) async fn submit(
+    State(edge): State<Shared>,
+    body: Result<Json<ScoreRequest>, JsonRejection>,
+) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
+    let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
+    let trained = match &request.source {
+        ScoreSource::Adapter(adapter) => {
+            let (roots, adapter) = (edge.roots.with(None), adapter.clone());
+            checked(move || Trained::adapter(&adapter, &roots)).await?
+        }
+        ScoreSource::Job { job, checkpoint, seed } => of_job(&edge, job, checkpoint, *seed).await?,
+    };
+    let spec = trained.spec_for(&request).map_err(Refusal::spec)?;
+    let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
+    let key = request.idempotency_key.clone();
+    let (id, now) = new_job(&edge)?;
+    let accept = move || score::accept(trained, &request, &roots, &hashes, (id, now));
+    let (record, state) = checked(accept).await?;
+    let record = match claimed(&edge, key.as_deref(), record).await? {
+        Claimed::Known(job) => return Ok((StatusCode::OK, Json(*job))),
+        Claimed::New(record) => record,
+    };
+    // The values lie with the job itself, whatever becomes of where they were taken from.
+    let hash = record.score.as_ref().map_or("", |score| score.state_sha256.as_str());
+    let object = data_key(&record.id, hash);
+    let put = storage::put_create(&edge.store, &object, state.into()).await;
+    put.map_err(|error| Refusal::unavailable(Explained::from_error(&error).at(object)))?;
+    enter(&edge, record).await
+}
+
+/// The values of a job's checkpoint.
+async fn of_job(
+    edge: &Edge,
+    job: &str,
+    checkpoint: &str,
+    seed: Option<u64>,
+) -> Result<Trained, Refusal> {
+    let which: Which = checkpoint.parse().map_err(Refusal::malformed)?;
+    let status = edge.find(job.to_owned()).await?;
+    let id = JobId(status.id);
+    let record = edge.ask(|reply| Question::Record(id.clone(), reply)).await?;
+    let record = record.ok_or_else(|| Refusal::no_such_job(job))?;
+    let found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
+    let Some(place) = choose(&found, which, seed) else {
+        let error = Explained::new(format!("job {id} has no checkpoint `{which}` to score with"));
+        return Err(Refusal::not_found(
+            error.hint(format!("`ptv2ctl checkpoints {id}` lists them")),
+        ));
+    };
+    let manifest = &found[place].1;
+    let missing = || Explained::new(format!("a checkpoint of job {id} has no {STATE_FILE}"));
+    let entry = manifest.files.iter().find(|file| file.name == STATE_FILE);
+    let entry = entry.ok_or_else(|| Refusal::internal(missing()))?;
+    let bytes = read::file(&edge.store, &id, entry).await;
+    let state = bytes.map_err(|unread| Refusal::unavailable(unread.into()))?.to_vec();
+    let seed = manifest.seed().filter(|_| record.spec.training.seeds.is_some());
+    let seed = seed.map_or_else(String::new, |seed| format!(", seed {seed}"));
+    let of = format!("{}, checkpoint of step {}{seed}", record.name, manifest.step);
+    Ok(Trained::checkpoint(record, state, of))
+}
