@@ -12,6 +12,7 @@ mod elastic;
 mod half_speed;
 pub(crate) mod harness;
 mod install;
+mod methods;
 mod one_hash;
 mod real_data;
 mod wire;

@@ -53,6 +53,9 @@ pub fn accept(
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
     };
+    if let Some(adapter) = &resolved.spec.init.adapter {
+        peft::check_backbone(Path::new(adapter), &backbone)?;
+    }
     let values = resolved.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
     let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
     let task = resolved.task;
@@ -120,6 +123,7 @@ impl Resolved {
         spec.training.slices = Some(spec.training.slice_count());
         let layout = layout(&spec, task, &backbone.config)?;
         if let Some(adapter) = &spec.init.adapter {
+            peft::check_fit(Path::new(adapter), &spec, &backbone.config)?;
             peft::import(Path::new(adapter), &layout, None)?;
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
