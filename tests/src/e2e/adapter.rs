@@ -174,7 +174,7 @@ fn trained_adapters_for_peft() {
     let cluster = Cluster::start(1, 1);
     for (name, architecture, task, more) in TRAINED {
         let job = job(&data, architecture).replace("superglue/cb", &format!("superglue/{task}"));
-        let mut args = vec!["--set", "training.learning_rate=0.1"];
+        let mut args = vec!["--set", "training.learning_rate=0.01"];
         args.extend(more.iter().flat_map(|key| ["--set", key]));
         let adapter = pull(&cluster, &cluster.run(&job, &args), &out.join(name).join("adapter"));
         let labels = if task == "copa" { 1 } else { 3 };

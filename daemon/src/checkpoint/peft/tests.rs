@@ -25,7 +25,7 @@ fn config(job: &JobRecord) -> Config {
         "num_hidden_layers": backbone.layers, "num_attention_heads": backbone.heads,
         "intermediate_size": 8, "vocab_size": 9, "max_position_embeddings": 20,
         // Of a DeBERTa.
-        "relative_attention": true, "pos_att_type": ["p2c", "c2p"],
+        "relative_attention": true, "share_att_key": true, "pos_att_type": "p2c|c2p",
     });
     Config::parse(config.to_string().as_bytes()).unwrap()
 }
