@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft chaos churn overhead bench quality scale venv lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: help demo test test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -20,7 +20,7 @@ help:
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
-	@echo "make test-peft                an adapter trained here, loaded by PEFT"
+	@echo "make test-peft                adapters trained here and loaded by PEFT, and the reverse"
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
 	@echo "make bench BENCH=…           measure against transformers and PEFT, on a machine that is idle"
@@ -88,15 +88,26 @@ overhead: libtorch
 churn: libtorch
 	MINUTES=$(MINUTES) SEED=$(SEED) cargo test --workspace -- --ignored --nocapture chaos::churn_leaves
 
-# These need Python packages of their own (transformers, PEFT, torch), in a folder outside the clone.
+# These need Python packages of their own (transformers, PEFT, torch), in folders outside the clone.
 VENV ?= $(HOME)/.cache/ptv2/venv
+VENV_PEFT_0_12 ?= $(HOME)/.cache/ptv2/venv-peft-0.12
 venv:
 	[ -x $(VENV)/bin/python ] || python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --requirement tests/goldens/requirements.txt
 
-test-peft: libtorch venv
-	cargo test --workspace -- --ignored a_pulled_adapter_for_peft
-	$(VENV)/bin/python tests/goldens/peft_check.py target/peft-check
+venv-peft-0.12:
+	[ -x $(VENV_PEFT_0_12)/bin/python ] || python3 -m venv $(VENV_PEFT_0_12)
+	$(VENV_PEFT_0_12)/bin/pip install --quiet --requirement tests/goldens/requirements-peft-0.12.txt
+
+# Trained here and loaded by both versions of PEFT; saved by both and trained on here.
+test-peft: libtorch venv venv-peft-0.12
+	rm -rf target/peft-check
+	cargo test --workspace -- --ignored trained_adapters_for_peft
+	for venv in $(VENV) $(VENV_PEFT_0_12); do \
+		$$venv/bin/python tests/goldens/peft_check.py target/peft-check && \
+		$$venv/bin/python tests/goldens/make_adapters.py target/peft-check/saved || exit 1; \
+	done
+	cargo test --workspace -- --ignored adapters_that_peft_has_just_saved
 
 bench: libtorch backbone release venv
 	cargo build --release --package ptv2-daemon --example step_without_torch

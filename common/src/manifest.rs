@@ -44,7 +44,8 @@ pub struct CheckpointManifest {
     pub generation_start_step: u64,
     /// Random, so that a put whose answer was lost is recognized as one's own.
     pub nonce: String,
-    /// SHA-256 of the tuned values: tensors in name order, fp32, little-endian.
+    /// SHA-256 of the tuned values: tensors in name order, fp32, little-endian; behind them those that
+    /// are kept unchanged.
     pub tuned_sha256: String,
     /// Features the job trains on.
     pub features: String,

@@ -10,9 +10,10 @@ use ptv2_daemon::numerics::state::{
 };
 use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::batch::Slice;
-use ptv2_daemon::train::dropout::Rates;
+use ptv2_daemon::train::dropout::{Dropout, Rates};
 use ptv2_daemon::train::pool::Pool;
-use ptv2_daemon::train::step::Setting;
+use ptv2_daemon::train::prefix;
+use ptv2_daemon::train::step::{Network, Setting};
 use std::sync::Arc;
 
 const PROJECTION: [&str; 5] =
@@ -131,6 +132,33 @@ fn a_trained_pooler_agrees_with_transformers() {
         let mean: Vec<f32> = found.gradient[range].iter().map(|value| value / 6.0).collect();
         check(name, relative_error(&mean, &reference.floats(of)), 1e-3);
     }
+}
+
+/// A DeBERTa's pooler ends with GELU, and its head reads that.
+#[test]
+fn a_deberta_s_pooler_ends_with_gelu() {
+    let place = folder().join("../deberta-tiny/backbone");
+    let backbone = Backbone::load(&place, Precision::Fp32).unwrap();
+    let spec = method(MethodKind::Prefix);
+    let layout = Layout::of(&spec, &backbone.config, 3).unwrap();
+    assert!(layout.tensors().iter().any(|tensor| tensor.name == POOLER_WEIGHT), "it is trained");
+    let setting = Setting { layout, ..(*setting(&spec, NO_DROPOUT)).clone() };
+    let tuned: Vec<f32> = setting.initial_values(11).iter().map(|value| 20.0 * value).collect();
+    let part = |name: &str, shape: &[i64]| {
+        let range = setting.layout.tensor(name).unwrap().range.clone();
+        tch::Tensor::from_slice(&tuned[range]).view(shape)
+    };
+    let slice = Reference::open("../deberta-tiny/reference.safetensors").slice("", 1, 0..6);
+    let table = part(PREFIX_TABLE, &[5, 128]);
+    let keys = prefix::keys(&table, 6, 2, 4, tch::Kind::Float, &Dropout::OFF).unwrap();
+    let inputs = slice.inputs(5).unwrap();
+    let first = backbone.encode(&inputs, &keys, None, &Dropout::OFF).unwrap();
+    let dense = first.linear(&part(POOLER_WEIGHT, &[32, 32]), Some(part(POOLER_BIAS, &[32])));
+    let logits =
+        dense.gelu("none").linear(&part(HEAD_WEIGHT, &[3, 32]), Some(part(HEAD_BIAS, &[3])));
+    let expected = Vec::<f32>::try_from(logits.flatten(0, -1)).unwrap();
+    let found = Network::new(backbone, Arc::new(setting)).logits(&tuned, &slice).unwrap();
+    check("logits", largest_error(&found, &expected), 1e-6);
 }
 
 /// What a job's own pooler begins with: the backbone's where it has one, and else numbers of the seed

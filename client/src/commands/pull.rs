@@ -144,7 +144,8 @@ fn chosen(
     Err(Failure::refused(match format {
         Format::Peft => {
             Explained::new(format!("the checkpoint of step {step} has no PEFT adapter"))
-                .hint("a job with method.kind = \"head\" has none; use --format native")
+                .expected("a prefix on a BERT or a RoBERTa: PEFT has no form for anything else")
+                .hint("use --format native")
         }
         Format::Native => Explained::new(format!("the checkpoint of step {step} has no files")),
     }))

@@ -1,7 +1,7 @@
+use super::STATE_FILE;
 use super::read;
 use super::retention::{self, superfluous};
 use super::write::{Lineage, Writer};
-use super::{STATE_FILE, peft};
 use crate::coordinator::run::tests::record;
 use crate::numerics::state::{Layout, TunedState};
 use ptv2_common::ids::{Generation, JobId};
@@ -169,20 +169,4 @@ async fn the_best_and_the_end_of_each_run_stay() {
 #[test]
 fn nothing_goes_while_there_are_few() {
     assert!(superfluous(&[], 2).is_empty());
-}
-
-#[test]
-fn an_adapter_survives_its_directory() {
-    let folder = tempfile::tempdir().unwrap();
-    let values = state(3).values;
-    for (name, bytes) in peft::export(&job(), &layout(), &values).unwrap() {
-        std::fs::write(folder.path().join(name), bytes).unwrap();
-    }
-    assert_eq!(peft::import(folder.path(), &layout(), None).unwrap(), values);
-    let error = peft::import(folder.path(), &Layout::new(4, 1, 4, 2), None).unwrap_err();
-    assert!(error.what.contains("prompt_embeddings"), "{error:?}");
-    let error = peft::import(&folder.path().join("none"), &layout(), None).unwrap_err();
-    assert!(error.expected.unwrap().contains("adapter_model.safetensors"));
-    let error = peft::import(folder.path(), &layout(), Some("0")).unwrap_err();
-    assert!(error.what.contains("SHA-256"), "{error:?}");
 }

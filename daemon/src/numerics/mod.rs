@@ -6,6 +6,7 @@ pub mod batches;
 pub mod generator;
 pub mod layout;
 pub mod masks;
+pub mod projection;
 pub mod runs;
 pub mod schedule;
 pub mod state;

@@ -1,4 +1,5 @@
-//! The tuned state: everything that a job changes, as flat fp32 buffers in name order.
+//! The tuned state: everything that a job changes, and what it keeps beside that, as flat fp32 buffers in
+//! the layout's order.
 
 use ptv2_common::error::Explained;
 use ptv2_common::manifest::BestMetric;

@@ -130,7 +130,7 @@ pub(super) fn check_adapter(roots: &Roots, directory: &Path) -> Result<(), Expla
     if values.ends_with(weights) {
         check_no_pickle(directory, weights, "adapter_model.bin", key)?;
     }
-    roots.check_file(key, &values)
+    peft::files(directory).iter().try_for_each(|file| roots.check_file(key, file))
 }
 
 /// Refuses a directory that has its weights as a pickle only, which is a program to be run.

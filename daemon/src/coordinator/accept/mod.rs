@@ -43,6 +43,9 @@ pub fn accept(
 ) -> Result<JobRecord, Explained> {
     let resolved = Resolved::new(spec, roots, None)?;
     let backbone = resolved.backbone.pin(hashes)?;
+    if let Some(adapter) = &resolved.spec.init.adapter {
+        peft::check_backbone(Path::new(adapter), &backbone)?;
+    }
     resolved.record(backbone, hashes, (id, now_unix_ms), None)
 }
 
@@ -95,6 +98,7 @@ impl Resolved {
         spec.training.slices = Some(spec.training.slice_count());
         let layout = layout(&spec, &*task, &backbone.config)?;
         if let Some(adapter) = &spec.init.adapter {
+            peft::check_fit(Path::new(adapter), &spec, &backbone.config)?;
             peft::import(Path::new(adapter), &layout, None)?;
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);

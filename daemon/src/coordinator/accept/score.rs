@@ -120,7 +120,11 @@ pub fn accept(
     let layout = &resolved.layout;
     let values = match trained.values {
         Values::State(bytes) => TunedState::from_bytes(&bytes, layout)?.values,
-        Values::Adapter(folder) => peft::import(&folder, layout, None)?,
+        Values::Adapter(folder) => {
+            peft::check_fit(&folder, &resolved.spec, &resolved.backbone.config)?;
+            peft::check_backbone(&folder, &pinned)?;
+            peft::import(&folder, layout, None)?
+        }
     };
     let state = TunedState::new(values).to_bytes(layout)?;
     let score = Score {

@@ -266,3 +266,40 @@ fn a_hash_is_remembered_until_the_file_changes() {
     assert_eq!(cache.sha256(&file).unwrap(), storage::sha256(b"three"));
     assert!(cache.sha256(&place.path("elsewhere/none")).is_err());
 }
+
+/// An adapter that was pulled knows the backbone that it was trained on.
+#[test]
+fn an_adapter_must_be_of_this_very_backbone() {
+    let place = Place::new();
+    let job = place.accept(place.spec()).unwrap();
+    let config = Config::read(&place.path("allowed/model")).unwrap();
+    let layout = Layout::of(&job.spec.method, &config, 2).unwrap();
+    fs::create_dir(place.path("allowed/adapter")).unwrap();
+    for (name, bytes) in peft::export(&job, &layout, &vec![0.5; layout.len()]).unwrap() {
+        fs::write(place.path("allowed/adapter").join(name), bytes).unwrap();
+    }
+    let mut spec = place.spec();
+    spec["init"] = json!({"adapter": place.path("allowed/adapter")});
+    assert!(place.accept(spec.clone()).unwrap().init_sha256.is_some());
+    let to = place.path("allowed/adapter");
+    let longer = |spec: &mut Value| {
+        spec["init"] = json!({"adapter": to});
+        spec["method"]["pre_seq_len"] = 6.into();
+    };
+    check_refused(&place, longer, "has 5 positions", "adapter_config.json");
+
+    let weights = place.path("allowed/model/model.safetensors");
+    let mut bytes = fs::read(&weights).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&weights, &bytes).unwrap();
+    let error = place.accept(spec.clone()).unwrap_err();
+    assert!(error.what.contains(&job.backbone.weights_sha256), "{error:?}");
+    assert!(error.expected.unwrap().contains(&storage::sha256(&bytes)));
+
+    // What an adapter says of itself is read, so it must lie under a root, too.
+    let origin = place.path("allowed/adapter/ptv2.json");
+    fs::rename(&origin, place.path("elsewhere/ptv2.json")).unwrap();
+    symlink(place.path("elsewhere/ptv2.json"), &origin).unwrap();
+    let error = plan(spec, &place.roots()).unwrap_err();
+    assert!(error.what.contains("lies under no root"), "{error:?}");
+}
