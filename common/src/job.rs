@@ -3,6 +3,7 @@
 use crate::ids::JobId;
 use crate::plan::Plan;
 use crate::spec::JobSpec;
+use crate::task::OwnTask;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -28,6 +29,9 @@ pub struct JobRecord {
     /// SHA-256 of the values' file of `init.adapter`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_sha256: Option<String>,
+    /// The task as its file declared it at submit, where the spec names a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_task: Option<OwnTask>,
     /// What was computed at submit.
     pub plan: Plan,
     /// Labels of the task in index order.

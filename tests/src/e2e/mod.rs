@@ -15,4 +15,5 @@ mod install;
 mod one_hash;
 mod real_data;
 mod seeds;
+mod tasks;
 mod wire;

@@ -23,6 +23,7 @@ use ptv2_common::job::{JobRecord, PinnedBackbone};
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
+use ptv2_common::task::{self, OwnTask};
 use serde_json::Value;
 use std::path::Path;
 
@@ -73,6 +74,7 @@ pub fn accept(
         backbone,
         data_sha256,
         init_sha256,
+        own_task: resolved.own_task,
         plan: resolved.plan,
         labels: task.labels().into_iter().map(str::to_owned).collect(),
         choices: task.choices(),
@@ -94,6 +96,7 @@ struct Resolved {
     spec: JobSpec,
     spec_sha256: String,
     task: Box<dyn Task>,
+    own_task: Option<OwnTask>,
     backbone: Backbone,
     plan: Plan,
 }
@@ -103,9 +106,13 @@ impl Resolved {
         let mut spec = JobSpec::from_value(spec)?;
         // Fields of a struct are written in the order of their declaration: canonical enough.
         let canonical = serde_json::to_vec(&spec).map_err(|error| Explained::from_error(&error))?;
-        let task = tasks::named(&spec.task, spec.data.template_id)?;
-        check_trainable(&*task)?;
         let data = roots.admit("data.root", &spec.data.root)?;
+        let own_task = own_task(roots, &mut spec, &data)?;
+        let task = match &own_task {
+            Some(declared) => tasks::own(declared, spec.data.template_id)?,
+            None => tasks::named(&spec.task, spec.data.template_id)?,
+        };
+        check_trainable(&*task)?;
         let directory = roots.admit("backbone.path", &spec.backbone.path)?;
         if let Some(adapter) = &spec.init.adapter {
             let adapter = roots.admit("init.adapter", adapter)?;
@@ -127,8 +134,28 @@ impl Resolved {
             peft::import(Path::new(adapter), &layout, None)?;
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
-        Ok(Self { spec, spec_sha256: storage::sha256(&canonical), task, backbone, plan })
+        let spec_sha256 = storage::sha256(&canonical);
+        Ok(Self { spec, spec_sha256, task, own_task, backbone, plan })
     }
+}
+
+/// Reads the task file that a job names, if it does, and settles which files it has.
+fn own_task(roots: &Roots, spec: &mut JobSpec, data: &Path) -> Result<Option<OwnTask>, Explained> {
+    if !task::is_own(&spec.task) {
+        return Ok(None);
+    }
+    let file = roots.admit("task", &spec.task)?;
+    roots.check_file("task", &file)?;
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Explained::new(format!("the task file cannot be read: {error}"))
+            .at(file.display().to_string())
+            .expected("a file like configs/own-task.toml")
+            .hint("see that it may be read, and is text in UTF-8")
+    })?;
+    let mut declared = OwnTask::from_toml(&text, &file)?;
+    declared.settle_files(data);
+    spec.task = roots::text(&file)?;
+    Ok(Some(declared))
 }
 
 /// Refuses to train on a diagnostic set.
