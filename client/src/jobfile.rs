@@ -8,6 +8,7 @@ use crate::failure::Failure;
 use origins::Origins;
 use ptv2_common::error::Explained;
 use ptv2_common::spec::{self, JobSpec};
+use ptv2_common::task::is_own;
 use serde_json::{Map, Value};
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -218,6 +219,13 @@ pub(crate) fn json(value: toml::Value) -> Value {
 }
 
 fn make_absolute(spec: &mut Value, folder: &Path, home: Option<&Path>) {
+    // A task is a name or the path of a file.
+    if let Some(task) = spec.get_mut("task")
+        && let Some(path) = task.as_str().filter(|task| is_own(task))
+        && let Some(absolute) = absolute(path, folder, home)
+    {
+        *task = Value::String(absolute);
+    }
     for [table, key] in PATH_KEYS {
         let Some(value) = spec.get_mut(table).and_then(|table| table.get_mut(key)) else {
             continue;
@@ -300,6 +308,14 @@ mod tests {
         assert_eq!(spec["backbone"]["path"], "hf://org/name@v1");
         let spec = built(JOB, &["backbone={path = \"../m\", precision = \"fp32\"}"]).unwrap();
         assert_eq!(spec["backbone"], json!({"path": "/now/../m", "precision": "fp32"}));
+    }
+
+    #[test]
+    fn the_path_of_a_task_file_is_made_absolute_and_no_task_s_name() {
+        assert_eq!(built(JOB, &[]).unwrap()["task"], "superglue/rte");
+        let own = JOB.replace("superglue/rte", "../own.toml");
+        assert_eq!(built(&own, &[]).unwrap()["task"], "/now/jobs/../own.toml");
+        assert_eq!(built(JOB, &["task=own.toml"]).unwrap()["task"], "/now/own.toml");
     }
 
     fn check_value(text: &str, expected: Value) {

@@ -3,6 +3,7 @@
 use crate::ids::JobId;
 use crate::plan::Plan;
 use crate::spec::JobSpec;
+use crate::task::OwnTask;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -32,6 +33,9 @@ pub struct JobRecord {
     /// What a job scores that trains nothing. Absent from a job that trains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
+    /// The task as its file declared it at submit, where the spec names a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_task: Option<OwnTask>,
     /// What was computed at submit.
     pub plan: Plan,
     /// Labels of the task in index order.
@@ -40,6 +44,13 @@ pub struct JobRecord {
     pub choices: u32,
     /// The metric that decides which state is best.
     pub best_metric: String,
+}
+
+impl PinnedBackbone {
+    /// What a job's `backbone.path` says of it.
+    pub fn path(&self) -> &str {
+        self.hub.as_deref().unwrap_or(&self.directory)
+    }
 }
 
 /// What a job scores: one split, with values that were trained before.

@@ -1,7 +1,7 @@
 //! The types that ptv2's processes exchange and keep in files, and the opening of object stores.
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
-//! job as its author writes it), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
+//! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
 //! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
 
 pub mod api;
@@ -15,6 +15,7 @@ pub mod plan;
 pub mod session;
 pub mod spec;
 pub mod storage;
+pub mod task;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -12,6 +12,7 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use check::is_name;
 pub use example::commented;
 pub use keys::{is_key, wants_text};
 pub use recipes::{job_file, known_tasks, recipe};
@@ -35,7 +36,10 @@ pub struct JobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "rte-first")]
     pub name: Option<String>,
-    /// superglue/boolq, superglue/cb, superglue/copa or superglue/rte.
+    /// superglue/boolq, superglue/cb, superglue/copa, superglue/multirc, superglue/record, superglue/rte,
+    /// superglue/wic or superglue/wsc; or a task of your own: the path of a file that ends in .toml and
+    /// is written like configs/own-task.toml, relative to this file, under a root that the coordinator
+    /// allows.
     pub task: String,
     /// The frozen model that the job builds on.
     pub backbone: BackboneSpec,
@@ -88,10 +92,13 @@ pub enum Precision {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DataSpec {
-    /// The folder that holds the task's folder, for example `<root>/RTE/{train,val}.jsonl`. Relative to
-    /// this file. It must lie under a root that the coordinator allows.
+    /// The folder that holds the task's folder, for example `<root>/RTE/{train,val}.jsonl`; of a task of
+    /// your own, the folder that holds its files. Relative to this file. It must lie under a root that
+    /// the coordinator allows.
     pub root: String,
-    /// Text template, for tasks that have more than one.
+    /// Text template, 0 or 1, of superglue/wic (0: one sequence that asks; 1: a pair of sentences, each
+    /// behind the word) and superglue/wsc (0: the pronoun in front; 1: marked in the text by asterisks).
+    /// The reference takes 1 for WiC with BERT.
     #[serde(default)]
     pub template_id: u32,
     /// Longest sequence in tokens, special tokens included, 8 to 8192. Longer pairs lose tokens from
@@ -99,11 +106,13 @@ pub struct DataSpec {
     /// backbone's position table.
     #[serde(default = "default_max_seq_length")]
     pub max_seq_length: u32,
-    /// Keep only the first rows of the training split. Off: all.
+    /// Keep only the first rows of the training split, where each answer of superglue/multirc and each
+    /// entity of superglue/record is a row. Off: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 1000)]
     pub max_train_rows: Option<u32>,
-    /// Keep only the first rows of the validation split. Off: all.
+    /// Keep only the first rows of the validation split, counted alike: the last question may lose some
+    /// of its answers, and is judged by those that are left. Off: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 100)]
     pub max_val_rows: Option<u32>,

@@ -107,7 +107,8 @@ fn refused(path: &str, value: &Value, expected: &str) -> Explained {
     Explained::new(format!("`{path}` is {}", shown(value))).expected(expected)
 }
 
-fn kind(value: &Value) -> &'static str {
+/// What kind of value it is, for people.
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

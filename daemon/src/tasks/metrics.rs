@@ -66,11 +66,34 @@ pub(super) fn ratio(part: usize, whole: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+    use serde_json::Value;
 
-    fn close(one: f64, other: f64) {
+    /// What scikit-learn says, see tests/goldens/make_tasks.py.
+    pub(in crate::tasks) fn goldens() -> Value {
+        serde_json::from_str(include_str!("../../../tests/goldens/tasks/metrics.json")).unwrap()
+    }
+
+    pub(in crate::tasks) fn close(one: f64, other: f64) {
         assert!((one - other).abs() < 1e-12, "{one} is not {other}");
+    }
+
+    #[test]
+    fn scikit_learn_gives_the_same() {
+        let goldens = goldens();
+        let goldens = goldens["flat"].as_array().unwrap();
+        assert_eq!(goldens.len(), 6);
+        for golden in goldens {
+            let numbers =
+                |name: &str| -> Vec<i32> { serde_json::from_value(golden[name].clone()).unwrap() };
+            let (predictions, labels) = (numbers("predictions"), numbers("labels"));
+            let right = |name: &str| golden[name].as_f64().unwrap();
+            close(accuracy(&predictions, &labels), right(ACCURACY));
+            close(f1(&predictions, &labels, 1), right("f1"));
+            close(macro_f1(&predictions, &labels), right("macro_f1"));
+            close(matthews(&predictions, &labels), right(MATTHEWS));
+        }
     }
 
     #[test]

@@ -9,9 +9,11 @@ mod copa;
 mod fields;
 pub mod metrics;
 mod multirc;
+mod own;
 mod record;
 pub mod rows;
 mod rte;
+mod table;
 #[cfg(test)]
 mod tests;
 mod wic;
@@ -21,6 +23,7 @@ use crate::features::Rows;
 use fields::{Fields, shown};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
+use ptv2_common::task::OwnTask;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -116,6 +119,16 @@ pub trait Task: Send + Sync {
     /// Names of the labels, in index order.
     fn labels(&self) -> Vec<&str>;
 
+    /// The field of a row that holds its label.
+    fn label_column(&self) -> &str {
+        "label"
+    }
+
+    /// Whether the data numbers its examples; else they are counted from 0.
+    fn numbers_rows(&self) -> bool {
+        true
+    }
+
     /// Sequences that an example offers to choose from: 1 for classification.
     fn choices(&self) -> u32 {
         1
@@ -206,11 +219,19 @@ pub fn named(name: &str, template: u32) -> Result<Box<dyn Task>, Explained> {
             Explained::new(format!("`task` is {name:?}, which this build does not know"))
                 .at("task")
                 .expected(format!("one of {}", known.join(", ")))
-                .hint("names are lower-case and begin with their family, as `superglue/rte`")
+                .hint(
+                "names are lower-case and begin with their family, as `superglue/rte`; a task of your own \
+                 is the path of a file that ends in .toml",
+            )
         })?;
-    let templates = task.templates();
+    check_template(&*task, template)?;
+    Ok(task)
+}
+
+fn check_template(task: &dyn Task, template: u32) -> Result<(), Explained> {
+    let (name, templates) = (task.name(), task.templates());
     if template < templates {
-        return Ok(task);
+        return Ok(());
     }
     Err(Explained::new(format!("`data.template_id` is {template}, but {name} has no such"))
         .at("data.template_id")
@@ -223,7 +244,20 @@ pub fn named(name: &str, template: u32) -> Result<Box<dyn Task>, Explained> {
 /// # Errors
 /// As [`named`].
 pub fn of(record: &JobRecord) -> Result<Box<dyn Task>, Explained> {
-    named(&record.spec.task, record.spec.data.template_id)
+    match &record.own_task {
+        Some(declared) => own(declared, record.spec.data.template_id),
+        None => named(&record.spec.task, record.spec.data.template_id),
+    }
+}
+
+/// A task as its file declares it.
+///
+/// # Errors
+/// When its texts cannot be used, or a template is asked for.
+pub fn own(declared: &OwnTask, template: u32) -> Result<Box<dyn Task>, Explained> {
+    let task = own::Own::new(declared)?;
+    check_template(&task, template)?;
+    Ok(Box::new(task))
 }
 
 /// The one example of a row that is one.
@@ -235,15 +269,18 @@ fn flat(task: &dyn Task, row: &Fields<'_>, pairs: Vec<Pair>) -> Result<Vec<Examp
 /// The label's index, where there is a label.
 fn label(task: &dyn Task, row: &Fields<'_>) -> Result<Option<i32>, Explained> {
     let Some(label) = row.optional("label") else { return Ok(None) };
-    let index = task.label_index(label).ok_or_else(|| {
-        let what = format!("`{}` is {}", row.place("label"), shown(label));
-        let refused = Explained::new(what).expected(labels_of(task));
-        match meant(label, &task.labels()) {
-            Some(hint) => refused.hint(hint),
-            None => refused,
-        }
-    })?;
-    Ok(Some(index))
+    let index = task.label_index(label);
+    index.map(Some).ok_or_else(|| refused_label(task, &row.place("label"), label))
+}
+
+/// A refusal of a label, with those there are and the nearest.
+fn refused_label(task: &dyn Task, place: &str, label: &Value) -> Explained {
+    let refused =
+        Explained::new(format!("`{place}` is {}", shown(label))).expected(labels_of(task));
+    match meant(label, &task.labels()) {
+        Some(hint) => refused.hint(hint),
+        None => refused,
+    }
 }
 
 /// What whoever wrote a wrong label may have meant.

@@ -112,6 +112,7 @@ fn number(row: &Scored, at: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::metrics::tests::{close, goldens};
     use crate::tasks::tests::scored;
 
     /// Rows of (paragraph, question, answer, prediction, label).
@@ -142,6 +143,24 @@ mod tests {
         for ((name, value), (wanted, right)) in metrics.iter().zip(expected) {
             assert_eq!(name, wanted);
             assert!((value - right).abs() < 1e-12, "{name} is {value}, expected {right}");
+        }
+    }
+
+    #[test]
+    fn scikit_learn_gives_the_same() {
+        let goldens = goldens();
+        let goldens = goldens["questions"].as_array().unwrap();
+        assert_eq!(goldens.len(), 2);
+        for golden in goldens {
+            let cells: Vec<(u32, i32, i32)> =
+                serde_json::from_value(golden["cells"].clone()).unwrap();
+            let cells: Vec<_> = (0..)
+                .zip(cells)
+                .map(|(idx, (question, prediction, label))| (0, question, idx, prediction, label))
+                .collect();
+            for (name, value) in MultiRc.metrics(&rows(&cells)) {
+                close(value, golden[&name].as_f64().unwrap());
+            }
         }
     }
 

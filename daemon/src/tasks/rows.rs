@@ -1,10 +1,11 @@
 //! Reads a split's file, row by row; each refusal names the file and the line.
 
-use super::{Example, Task, labels_of};
+use super::{Example, Task, labels_of, table};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::spec::DataSpec;
 use serde_json::Value;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a split's file at most: it is held in memory while its rows are read.
@@ -14,6 +15,8 @@ pub const BYTES_MAX: u64 = 1 << 30;
 pub const TRAIN: &str = "train";
 /// The split to evaluate on while training.
 pub const VAL: &str = "val";
+
+const ONE_A_LINE: &str = "one JSON object a line";
 
 /// Whether each row must have a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,7 @@ pub fn wanted_by(record: &JobRecord) -> Vec<Wanted> {
     wanted(&record.spec.data, scored)
 }
 
-/// The file of a split: `<root>/<folder>/<split>.jsonl`.
+/// The file of a split, for example `<root>/RTE/val.jsonl`.
 pub fn file(root: &Path, task: &dyn Task, split: &str) -> PathBuf {
     let folder = if task.folder().is_empty() { root.into() } else { root.join(task.folder()) };
     folder.join(task.file(split))
@@ -75,7 +78,10 @@ pub fn load(path: &Path) -> Result<Vec<u8>, Explained> {
     let refused = |why: String| {
         Explained::new(format!("the rows cannot be read: {why}"))
             .at(path.display().to_string())
-            .hint("`data.root` is the folder that holds the task's folder, as RTE/train.jsonl")
+            .hint(
+                "`data.root` is the folder that holds the task's folder, as RTE/train.jsonl; of a task \
+                 of your own, its files themselves",
+            )
     };
     let meta = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
     if !meta.is_file() {
@@ -102,37 +108,61 @@ pub fn each(
     mut take: impl FnMut(Example) -> Result<(), Explained>,
 ) -> Result<u64, Explained> {
     let limit = wanted.max_rows.map_or(u64::MAX, u64::from);
+    let place = |line: u64| format!("{}:{line}", path.display());
     let mut count = 0;
-    let mut blank = None;
-    for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
-        if count == limit {
-            break;
-        }
-        let place = || format!("{}:{}", path.display(), index + 1);
-        if line.trim_ascii().is_empty() {
-            blank.get_or_insert_with(place);
-        } else if let Some(blank) = blank {
-            return Err(Explained::new("the line is blank, and rows follow it")
-                .at(blank)
-                .expected("one JSON object a line")
-                .hint("remove the line, or end the file before it"));
-        } else {
-            let examples = row(line, task, wanted.labels).map_err(|error| at(error, place()))?;
-            for example in examples {
-                if count < limit {
-                    take(example)?;
-                    count += 1;
+    let mut take_row = |line: u64, row: &Value| -> Result<ControlFlow<()>, Explained> {
+        let examples =
+            assemble(row, task, wanted.labels).map_err(|error| at(error, place(line)))?;
+        for mut example in examples {
+            if count < limit {
+                if !task.numbers_rows() {
+                    example.idx = u32::try_from(count).unwrap_or(u32::MAX);
                 }
+                take(example)?;
+                count += 1;
             }
         }
+        Ok(if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    };
+    let is_table = path.extension().is_some_and(|ending| ending == "csv");
+    if is_table {
+        table::each(bytes, place, &mut take_row)?;
+    } else {
+        lines(bytes, place, &mut take_row)?;
     }
     if count == 0 {
+        let one = if is_table { "one record a line, under the columns' names" } else { ONE_A_LINE };
         return Err(Explained::new("the split holds no rows")
             .at(path.display().to_string())
-            .expected("one JSON object a line, at least one")
+            .expected(format!("{one}, at least one"))
             .hint("look whether the file was copied as a whole"));
     }
     Ok(count)
+}
+
+/// Gives each line's row to `take` with its line, until that breaks.
+fn lines(
+    bytes: &[u8],
+    place: impl Fn(u64) -> String,
+    mut take: impl FnMut(u64, &Value) -> Result<ControlFlow<()>, Explained>,
+) -> Result<(), Explained> {
+    let mut blank = None;
+    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            blank.get_or_insert(number);
+        } else if let Some(blank) = blank {
+            return Err(Explained::new("the line is blank, and rows follow it")
+                .at(place(blank))
+                .expected(ONE_A_LINE)
+                .hint("remove the line, or end the file before it"));
+        } else {
+            let row = parse(line).map_err(|error| at(error, place(number)))?;
+            if take(number, &row)?.is_break() {
+                break;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn at(error: Explained, place: String) -> Explained {
@@ -140,22 +170,26 @@ fn at(error: Explained, place: String) -> Explained {
     if error.hint.is_some() { error } else { error.hint("mend the line, or remove it") }
 }
 
-fn row(line: &[u8], task: &dyn Task, labels: Labels) -> Result<Vec<Example>, Explained> {
+fn parse(line: &[u8]) -> Result<Value, Explained> {
     let text = str::from_utf8(line).map_err(|error| {
         Explained::new(format!("byte {} of the line is no UTF-8", error.valid_up_to() + 1))
             .expected("UTF-8")
     })?;
-    let row: Value = serde_json::from_str(text).map_err(|error| {
+    serde_json::from_str(text).map_err(|error| {
         Explained::new(format!(
             "column {} of the line is no valid JSON: {}",
             error.column(),
             cause(&error)
         ))
-        .expected("one JSON object a line")
-    })?;
-    let examples = task.examples(&row)?;
+        .expected(ONE_A_LINE)
+    })
+}
+
+fn assemble(row: &Value, task: &dyn Task, labels: Labels) -> Result<Vec<Example>, Explained> {
+    let examples = task.examples(row)?;
     if labels == Labels::Needed && examples.iter().any(|example| example.label.is_none()) {
-        return Err(Explained::new("`label` is missing").expected(labels_of(task)).hint(
+        let what = format!("`{}` is missing", task.label_column());
+        return Err(Explained::new(what).expected(labels_of(task)).hint(
             "rows for training and validation need labels; the leaderboard's test rows have none",
         ));
     }
@@ -172,6 +206,7 @@ fn cause(error: &serde_json::Error) -> String {
 mod tests {
     use super::*;
     use crate::tasks;
+    use ptv2_common::task::OwnTask;
 
     const GOOD: &str = r#"{"premise": "A", "hypothesis": "B", "label": "entailment", "idx": 0}"#;
 
@@ -223,6 +258,48 @@ mod tests {
             let found = read_as("superglue/multirc", two.as_bytes(), Labels::Needed, limit);
             assert_eq!(found.unwrap(), count);
         }
+    }
+
+    fn read_table(text: &str, max_rows: Option<u32>) -> Result<Vec<Example>, Explained> {
+        let declared = "name = \"own\"\nfirst = \"{a}\"\nlabel = \"b\"\nlabels = [0, 1]";
+        let declared = OwnTask::from_toml(declared, Path::new("own.toml")).unwrap();
+        let task = tasks::own(&declared, 0).unwrap();
+        let labels = Labels::Needed;
+        let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows };
+        let mut found = Vec::new();
+        each(text.as_bytes(), Path::new("/d/train.csv"), &*task, &wanted, |example| {
+            found.push(example);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn a_table_is_read_under_its_columns_names() {
+        let text = "\u{feff}b,a\r\n1,\"x, \"\"y\"\"\nz\"\n0, w\n";
+        let found = read_table(text, None).unwrap();
+        let row = |one: &Example| (one.pairs[0].0.clone(), one.label.unwrap(), one.idx);
+        let rows: Vec<_> = found.iter().map(row).collect();
+        assert_eq!(rows, [("x, \"y\"\nz".into(), 1, 0), (" w".into(), 0, 1)]);
+        assert_eq!(read_table(text, Some(1)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_refused_record_names_file_and_line() {
+        let check = |text: &str, what: &str, place: &str| {
+            let error = read_table(text, None).unwrap_err();
+            assert!(error.what.contains(what), "{error:?}");
+            assert_eq!(error.place.as_deref(), Some(place));
+            assert!(error.hint.is_some());
+        };
+        check("", "holds no rows", "/d/train.csv");
+        check("a,b\n", "holds no rows", "/d/train.csv");
+        check("a,b\nx,1\ny\n", "has 1 cells, and the first line names 2", "/d/train.csv:3");
+        check("a,b\n\"x\ny\",1\nz,2\n", "`b` is \"2\"", "/d/train.csv:4");
+        check("a,b\nx,\n", "`b` is missing", "/d/train.csv:2");
+        check("a,c\nx,1\n", "`b` is missing", "/d/train.csv:2");
+        check("b,c\n1,x\n", "`first` names the column `a`", "/d/train.csv:2");
+        check("a,b,a\n1,1,1\n", "the column `a` is named twice", "/d/train.csv:1");
     }
 
     fn check_refused(text: impl AsRef<[u8]>, what: &str, place: &str) -> Explained {

@@ -19,4 +19,5 @@ mod one_hash;
 mod real_data;
 mod score;
 mod seeds;
+mod tasks;
 mod wire;

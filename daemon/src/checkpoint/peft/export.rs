@@ -19,6 +19,7 @@ struct Origin<'a> {
     labels: &'a [String],
     choices: u32,
     backbone: &'a PinnedBackbone,
+    data: serde_json::Value,
 }
 
 /// An adapter's files: name and bytes. None where PEFT has no form: for anything but a prefix, and for
@@ -45,6 +46,10 @@ pub fn export(
         labels: &job.labels,
         choices: job.choices,
         backbone: &job.backbone,
+        data: serde_json::json!({
+            "max_seq_length": job.spec.data.max_seq_length,
+            "template_id": job.spec.data.template_id,
+        }),
     };
     Ok(vec![
         (CONFIG.into(), json(&config(job)?)?),

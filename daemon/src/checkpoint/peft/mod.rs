@@ -26,7 +26,7 @@ const CONFIG: &str = "adapter_config.json";
 /// PEFT's file of an adapter's values.
 const MODEL: &str = "adapter_model.safetensors";
 /// What we write beside them, and PEFT does not read: the backbone and the task, pinned.
-const ORIGIN: &str = "ptv2.json";
+pub const ORIGIN: &str = "ptv2.json";
 
 /// Our name of each tensor, and PEFT's.
 type Names = [(&'static str, &'static str); 5];

@@ -24,6 +24,7 @@ use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
+use ptv2_common::task::{self, OwnTask};
 use serde_json::Value;
 use std::path::Path;
 
@@ -62,6 +63,7 @@ struct Resolved {
     spec: JobSpec,
     spec_sha256: String,
     task: Box<dyn Task>,
+    own_task: Option<OwnTask>,
     backbone: Backbone,
     layout: Layout,
     /// The splits that it reads.
@@ -75,11 +77,15 @@ impl Resolved {
         let mut spec = JobSpec::from_value(spec)?;
         // Fields of a struct are written in the order of their declaration: canonical enough.
         let canonical = serde_json::to_vec(&spec).map_err(|error| Explained::from_error(&error))?;
-        let task = tasks::named(&spec.task, spec.data.template_id)?;
+        let data = roots.admit("data.root", &spec.data.root)?;
+        let own_task = own_task(roots, &mut spec, &data)?;
+        let task = match &own_task {
+            Some(declared) => tasks::own(declared, spec.data.template_id)?,
+            None => tasks::named(&spec.task, spec.data.template_id)?,
+        };
         if scored.is_none() {
             check_trainable(&*task)?;
         }
-        let data = roots.admit("data.root", &spec.data.root)?;
         if let Some(adapter) = &spec.init.adapter {
             let adapter = roots.admit("init.adapter", adapter)?;
             backbone::check_adapter(roots, &adapter)?;
@@ -103,7 +109,7 @@ impl Resolved {
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
         let spec_sha256 = storage::sha256(&canonical);
-        Ok(Self { spec, spec_sha256, task, backbone, layout, wanted, plan })
+        Ok(Self { spec, spec_sha256, task, own_task, backbone, layout, wanted, plan })
     }
 
     /// The job as it is kept.
@@ -135,6 +141,7 @@ impl Resolved {
             data_sha256,
             init_sha256,
             score,
+            own_task: self.own_task,
             plan: self.plan,
             labels: task.labels().into_iter().map(str::to_owned).collect(),
             choices: task.choices(),
@@ -142,6 +149,25 @@ impl Resolved {
             id,
         })
     }
+}
+
+/// Reads the task file that a job names, if it does, and settles which files it has.
+fn own_task(roots: &Roots, spec: &mut JobSpec, data: &Path) -> Result<Option<OwnTask>, Explained> {
+    if !task::is_own(&spec.task) {
+        return Ok(None);
+    }
+    let file = roots.admit("task", &spec.task)?;
+    roots.check_file("task", &file)?;
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        Explained::new(format!("the task file cannot be read: {error}"))
+            .at(file.display().to_string())
+            .expected("a file like configs/own-task.toml")
+            .hint("see that it may be read, and is text in UTF-8")
+    })?;
+    let mut declared = OwnTask::from_toml(&text, &file)?;
+    declared.settle_files(data);
+    spec.task = roots::text(&file)?;
+    Ok(Some(declared))
 }
 
 /// Refuses to train on a diagnostic set.

@@ -9,6 +9,8 @@ use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
 use ptv2_common::storage;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +18,9 @@ use std::path::{Path, PathBuf};
 pub struct Trained {
     /// That job's spec, or as much of one as an adapter tells.
     spec: Value,
-    /// The backbone that they were trained on, where that is known.
+    /// The backbone that they were trained on, and the names of the labels, where they are known.
     backbone: Option<PinnedBackbone>,
+    labels: Option<Vec<String>>,
     values: Values,
     /// For people.
     of: String,
@@ -34,7 +37,8 @@ impl Trained {
     /// Those of a checkpoint, whose state file this is.
     pub fn checkpoint(record: JobRecord, state: Vec<u8>, of: String) -> Self {
         let spec = serde_json::to_value(&record.spec).unwrap_or_default();
-        Self { spec, backbone: Some(record.backbone), values: Values::State(state), of }
+        let (backbone, labels) = (Some(record.backbone), Some(record.labels));
+        Self { spec, backbone, labels, values: Values::State(state), of }
     }
 
     /// Those of a folder: a checkpoint that was pulled in native form tells its whole job, a PEFT adapter
@@ -46,15 +50,25 @@ impl Trained {
         let folder = roots.admit("adapter", location)?;
         backbone::check_adapter(roots, &folder)?;
         let of = folder.display().to_string();
-        let file = folder.join(JOB_FILE);
-        let (spec, backbone) = if file.exists() {
-            roots.check_file("adapter", &file)?;
-            let record = read_record(&file)?;
-            (serde_json::to_value(&record.spec).unwrap_or_default(), Some(record.backbone))
+        let (native, origin) = (folder.join(JOB_FILE), folder.join(peft::ORIGIN));
+        let known = |spec, backbone, labels| (spec, Some(backbone), Some(labels));
+        let (spec, backbone, labels) = if native.exists() {
+            roots.check_file("adapter", &native)?;
+            let record: JobRecord = read(&native)?;
+            let spec = serde_json::to_value(&record.spec).unwrap_or_default();
+            known(spec, record.backbone, record.labels)
+        } else if origin.exists() {
+            roots.check_file("adapter", &origin)?;
+            let origin: Origin = read(&origin)?;
+            let mut spec = spec_of_peft(&folder)?;
+            spec["task"] = origin.task.into();
+            spec["backbone"] = json!({ "path": origin.backbone.path() });
+            spec["data"] = origin.data;
+            known(spec, origin.backbone, origin.labels)
         } else {
-            (spec_of_peft(&folder)?, None)
+            (spec_of_peft(&folder)?, None, None)
         };
-        Ok(Self { spec, backbone, values: Values::Adapter(folder), of })
+        Ok(Self { spec, backbone, labels, values: Values::Adapter(folder), of })
     }
 }
 
@@ -68,11 +82,20 @@ impl Trained {
     }
 }
 
-fn read_record(file: &Path) -> Result<JobRecord, Explained> {
+/// What `ptv2.json` beside a PEFT adapter tells.
+#[derive(Deserialize)]
+struct Origin {
+    task: String,
+    labels: Vec<String>,
+    backbone: PinnedBackbone,
+    data: Value,
+}
+
+fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Explained> {
     let refused = |why: String| {
-        Explained::new(format!("the adapter's job cannot be read: {why}"))
+        Explained::new(format!("what the adapter says of its job cannot be read: {why}"))
             .at(file.display().to_string())
-            .expected("a folder that `ptv2ctl pull --format native` made")
+            .expected("a folder that `ptv2ctl pull` made")
     };
     let bytes = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
@@ -112,7 +135,7 @@ pub fn accept(
     let labels = if request.labels { Labels::Needed } else { Labels::Optional };
     let spec = trained.spec_for(request)?;
     let resolved = Resolved::new(spec, roots, Some((&request.split, labels)))?;
-    check_task(trained.spec["task"].as_str(), &resolved)?;
+    check_task(&trained, &resolved)?;
     let pinned = resolved.backbone.pin(hashes)?;
     if let Some(backbone) = &trained.backbone {
         check_backbone(backbone, &pinned)?;
@@ -175,9 +198,15 @@ fn merge(into: &mut Value, changes: &Value) {
 }
 
 /// A prefix means something for its own task only, and for diagnostic sets of that task.
-fn check_task(trained: Option<&str>, resolved: &Resolved) -> Result<(), Explained> {
-    let Some(trained) = trained else { return Ok(()) };
-    let asked = resolved.task.name();
+fn check_task(trained: &Trained, resolved: &Resolved) -> Result<(), Explained> {
+    let found: Vec<String> = resolved.task.labels().into_iter().map(str::to_owned).collect();
+    if let Some(labels) = trained.labels.as_ref().filter(|labels| **labels != found) {
+        return Err(Explained::new(format!("the task's labels are {}", found.join(", ")))
+            .at("task")
+            .expected(format!("{}, which the values were trained for", labels.join(", "))));
+    }
+    let Some(trained) = trained.spec["task"].as_str() else { return Ok(()) };
+    let asked = resolved.spec.task.as_str();
     if asked == trained || resolved.task.trained_as() == Some(trained) {
         return Ok(());
     }

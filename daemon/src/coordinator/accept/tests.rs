@@ -222,6 +222,80 @@ fn a_refused_spec_or_row_is_named() {
     check_refused(&place, |_| (), "RTE/val.jsonl` cannot be read", "data.root");
 }
 
+/// Makes the job one of a task file that reads the rows of RTE.
+fn with_own_task(place: &Place, declared: &str) -> Value {
+    place.write("allowed/own.toml", declared);
+    let mut spec = place.spec();
+    spec["task"] = json!(place.path("allowed/own.toml"));
+    spec["data"]["root"] = json!(place.path("allowed/data/RTE"));
+    spec
+}
+
+const OWN: &str = "name = \"mine\"\nfirst = \"{premise} So: {hypothesis}\"\n\
+                   labels = [\"not_entailment\", \"entailment\"]\nmetric = \"matthews\"\n";
+
+#[test]
+fn a_task_of_ones_own_is_pinned_as_it_was() {
+    let place = Place::new();
+    let record = place.accept(with_own_task(&place, OWN)).unwrap();
+    assert_eq!(record.name, "mine-j0123456789");
+    assert_eq!(record.labels, ["not_entailment", "entailment"]);
+    assert_eq!(record.best_metric, "matthews_correlation");
+    assert_eq!((record.plan.train_rows, record.plan.val_rows), (3, 4));
+    fs::remove_file(place.path("allowed/own.toml")).unwrap();
+    let json = serde_json::to_string(&record).unwrap();
+    let record: JobRecord = serde_json::from_str(&json).unwrap();
+    let row = json!({"premise": "A.", "hypothesis": "B.", "label": "entailment"});
+    let example = tasks::of(&record).unwrap().examples(&row).unwrap().remove(0);
+    assert_eq!((example.pairs, example.label), (vec![("A. So: B.".into(), None)], Some(1)));
+
+    fs::remove_file(place.path("allowed/data/RTE/val.jsonl")).unwrap();
+    place.write("allowed/data/RTE/val.csv", "premise,hypothesis,label\n\"A, b.\",B.,entailment\n");
+    let record = place.accept(with_own_task(&place, OWN)).unwrap();
+    let files = record.own_task.unwrap().files;
+    assert_eq!((record.plan.val_rows, files.train, files.val), (1, None, Some("val.csv".into())));
+}
+
+#[test]
+fn a_refused_task_file_is_named() {
+    let place = Place::new();
+    let check = |declared: &str, what: &str, at: &str| {
+        let spec = with_own_task(&place, declared);
+        check_refused(&place, |job| *job = spec, what, at)
+    };
+    check(&OWN.replace("labels", "lables"), "unknown key `lables`", "allowed/own.toml, line 3");
+    let missing = OWN.replace("{premise}", "{premises}");
+    let error = check(
+        &missing,
+        "`first` names the column `premises`, which the row lacks",
+        "data/RTE/train.jsonl:1",
+    );
+    assert_eq!(error.hint.unwrap(), "did you mean `premise`? Mend it in the task file");
+    let error = check(
+        &OWN.replace("not_entailment", "not entailment"),
+        "`label` is \"not_entailment\"",
+        "data/RTE/train.jsonl:2",
+    );
+    assert_eq!(error.hint.unwrap(), "did you mean `not entailment`?");
+    let nowhere = place.path("elsewhere/own.toml");
+    check_refused(
+        &place,
+        |job| job["task"] = json!(nowhere),
+        "lies under no root that jobs may read",
+        "task",
+    );
+    let nowhere = place.path("allowed/nothing.toml");
+    check_refused(&place, |job| job["task"] = json!(nowhere), "cannot be read", "task");
+}
+
+#[test]
+fn a_diagnostic_set_is_not_trained_on() {
+    let place = Place::new();
+    let change = |job: &mut Value| job["task"] = "superglue/axb".into();
+    let error = check_refused(&place, change, "superglue/axb has no training rows", "task");
+    assert!(error.hint.unwrap().starts_with("train on superglue/rte"));
+}
+
 #[test]
 fn a_backbone_that_cannot_be_used_is_named() {
     let place = Place::new();

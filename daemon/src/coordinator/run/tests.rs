@@ -37,6 +37,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
         },
         data_sha256: BTreeMap::new(),
         init_sha256: None,
+        own_task: None,
         plan: Plan {
             train_rows: 32,
             val_rows: 8,

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::storage::{self, Put, Store};
+use ptv2_common::task::OwnTask;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -85,8 +86,10 @@ fn features_hash(record: &JobRecord, splits: &[Split]) -> Result<String, Explain
         /// What else is scored than `val`: split and hash.
         #[serde(skip_serializing_if = "Option::is_none")]
         scored: Option<(&'a str, &'a str, Option<u32>)>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        own_task: Option<&'a OwnTask>,
     }
-    let data = &record.spec.data;
+    let (data, own) = (&record.spec.data, record.own_task.as_ref());
     let sha256 = |name: &str, is_scored: bool| {
         let is_it = |split: &&Split| split.name() == name && split.wanted.is_scored == is_scored;
         splits.iter().find(is_it).map(|split| split.file.sha256.as_str())
@@ -94,7 +97,8 @@ fn features_hash(record: &JobRecord, splits: &[Split]) -> Result<String, Explain
     let other = splits.iter().find(|split| split.wanted.is_scored && split.name() != VAL);
     let described = Described {
         format: features::FORMAT,
-        task: &record.spec.task,
+        // Where its file lies does not matter.
+        task: own.map_or(&record.spec.task, |own| &own.name),
         template_version: tasks::TEMPLATE_VERSION,
         template_id: data.template_id,
         max_seq_length: data.max_seq_length,
@@ -105,6 +109,7 @@ fn features_hash(record: &JobRecord, splits: &[Split]) -> Result<String, Explain
         tokenizer_sha256: &record.backbone.tokenizer_sha256,
         tokenizer_library: tokenize::LIBRARY_VERSION,
         scored: other.map(|split| (split.name(), &*split.file.sha256, split.wanted.max_rows)),
+        own_task: own,
     };
     let json = serde_json::to_vec(&described).map_err(|error| Explained::from_error(&error))?;
     Ok(storage::sha256(&json))

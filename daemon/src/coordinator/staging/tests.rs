@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::coordinator::accept::tests::Place;
+use serde_json::{Value, json};
 use std::fs;
 
 fn store(place: &Place) -> Store {
@@ -76,9 +77,48 @@ fn the_hash_covers_what_features_depend_on() {
         assert_ne!(hash(&other, "t"), one);
     }
     assert_ne!(hash(&record, "u"), one);
+    let declared = |text: &str| {
+        let mut own = record.clone();
+        own.own_task = Some(OwnTask::from_toml(text, Path::new("own.toml")).unwrap());
+        own
+    };
+    let text = "name = \"own\"\nfirst = \"{a}\"\nlabels = [0, 1]";
+    let own = declared(text);
+    assert_ne!(hash(&own, "t"), one);
+    assert_ne!(hash(&declared(&text.replace("{a}", "{b}")), "t"), hash(&own, "t"));
+    let mut elsewhere = own.clone();
+    elsewhere.spec.task = "/elsewhere/own.toml".into();
+    assert_eq!(hash(&elsewhere, "t"), hash(&own, "t"));
     let mut same = record.clone();
     same.spec.training.learning_rate = 1.0;
     assert_eq!(hash(&same, "t"), one, "training does not change features");
+}
+
+#[test]
+fn scored_rows_keep_what_they_are_about_and_cut_rows_are_counted() {
+    let place = Place::new();
+    let store = store(&place);
+    fs::create_dir_all(place.path("allowed/data/MultiRC")).unwrap();
+    let answer = |text: &str, idx: u32| json!({"text": text, "idx": idx, "label": idx % 2});
+    let long = "the old man ".repeat(9);
+    let question = json!({"question": "A cat?", "idx": 5,
+        "answers": [answer("yes", 0), answer("no", 1), answer(&long, 2)]});
+    let line =
+        json!({"idx": 4, "passage": {"text": "A cat.", "questions": [question]}}).to_string();
+    for split in ["train", "val"] {
+        place.write(&format!("allowed/data/MultiRC/{split}.jsonl"), &line);
+    }
+    let mut spec = place.spec();
+    spec["task"] = "superglue/multirc".into();
+    let staged = run(stage(&store, &place.accept(spec).unwrap())).unwrap();
+    assert_eq!(staged.truncated, [TRAIN, VAL].map(|name| (name.to_owned(), 1.0 / 3.0)).into());
+    assert_eq!(staged.majority_class, 2.0 / 3.0);
+    let manifest = run(read_manifest(&store, &staged.features)).unwrap().unwrap();
+    let rows = |split: &str| run(stored_rows(&store, &manifest.splits[split][0])).unwrap();
+    let (train, val) = (rows(TRAIN), rows(VAL));
+    assert_eq!((train.about(1).unwrap(), val.about(1).unwrap()), (Value::Null, json!([4, 5, 1])));
+    assert_eq!((val.idx(), val.len()), (&[0, 1, 2][..], 3));
+    assert_eq!(val.length(2), 24, "cut to the longest");
 }
 
 #[test]

@@ -193,6 +193,20 @@ mod tests {
         }
     }
 
+    /// The tasks that have several texts, or several examples a row.
+    #[test]
+    fn the_other_tasks_are_the_goldens_too() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens");
+        let goldens = std::fs::read(root.join("tasks/tokens.json")).unwrap();
+        let goldens: Vec<Value> = serde_json::from_slice(&goldens).unwrap();
+        assert_eq!(goldens.len(), 4 * 12);
+        for golden in goldens {
+            let backbone = golden["backbone"].as_str().unwrap();
+            let tokenizer = root.join(backbone).join("backbone/tokenizer.json");
+            check_golden(&std::fs::read(tokenizer).unwrap(), &golden);
+        }
+    }
+
     fn check_golden(tokenizer: &[u8], golden: &Value) {
         let template = golden["template"].as_u64().unwrap_or_default();
         let template = u32::try_from(template).unwrap();
