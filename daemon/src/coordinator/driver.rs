@@ -357,6 +357,7 @@ impl Driver {
             let (job, began) = (record.id.clone(), clock::now());
             let event = match staging::stage(&store, &record).await {
                 Ok(staged) => Event::Staged {
+                    truncated: staged.truncated.into_iter().collect(),
                     job,
                     features: staged.features,
                     majority_class: staged.majority_class,

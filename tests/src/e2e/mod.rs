@@ -17,6 +17,7 @@ mod install;
 mod methods;
 mod one_hash;
 mod real_data;
+mod recipes;
 mod score;
 mod seeds;
 mod tasks;

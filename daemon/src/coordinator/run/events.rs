@@ -22,6 +22,8 @@ pub enum Event {
         majority_class: f64,
         /// What that took, in seconds.
         staged_s: f64,
+        /// Share of each split's rows that lost tokens, as they were longer than allowed.
+        truncated: Vec<(String, f64)>,
     },
     /// A job's rows cannot be staged.
     StagingFailed {

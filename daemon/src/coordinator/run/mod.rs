@@ -84,6 +84,9 @@ enum Warmth {
     Unfit(JobId),
 }
 
+/// People are told when more than this share of a split's rows lose tokens.
+const MOST: f64 = 0.5;
+
 /// After so many times that its state differed from that of most others, a worker gets no more work.
 const DIVERGENCES: u32 = 2;
 
@@ -114,9 +117,9 @@ impl Cluster {
         let mut actions = Vec::new();
         match event {
             Event::Submitted(record) => self.submitted(now, *record, &mut actions),
-            Event::Staged { job, features, majority_class, staged_s } => {
+            Event::Staged { job, features, majority_class, staged_s, truncated } => {
                 let fact = Fact::Staged { job, features, majority_class, staged_s };
-                self.staged(now, fact, &mut actions);
+                self.staged(now, fact, &truncated, &mut actions);
             }
             Event::StagingFailed { job, error } => self.fail(now, &job, error, &mut actions),
             Event::Prepared { job, generation, group_key, resume } => {
@@ -147,12 +150,26 @@ impl Cluster {
         actions.push(Action::Stage(id));
     }
 
-    fn staged(&mut self, now: Duration, fact: Fact, actions: &mut Vec<Action>) {
+    fn staged(
+        &mut self,
+        now: Duration,
+        fact: Fact,
+        truncated: &[(String, f64)],
+        actions: &mut Vec<Action>,
+    ) {
         let is_staging = |job: &Job| job.phase == Phase::Staging;
         let Fact::Staged { job, staged_s, .. } = &fact else { return };
         if self.jobs.get(job).is_some_and(is_staging) {
             let message = format!("rows were read and tokenized in {staged_s:.1} s");
             actions.push(note(job, "staged", message));
+            for (split, share) in truncated.iter().filter(|(_, share)| *share > MOST) {
+                let message = format!(
+                    "{:.0} % of the {split} rows are longer than data.max_seq_length and lose tokens; \
+                     raise it as far as prefix and positions allow",
+                    100.0 * share
+                );
+                self.warn(job, message, actions);
+            }
             self.record(now, fact, actions);
         }
     }

@@ -119,7 +119,7 @@ impl Cluster {
     }
 
     /// People are told of what went wrong while the job goes on.
-    fn warn(&mut self, id: &JobId, message: String, actions: &mut Vec<Action>) {
+    pub(super) fn warn(&mut self, id: &JobId, message: String, actions: &mut Vec<Action>) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         actions.push(note(id, "warning", message.clone()));
         if job.warnings.len() >= WARNINGS {

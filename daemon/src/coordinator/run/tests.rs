@@ -126,7 +126,13 @@ impl Bench {
         record.spec.resources.priority = i32::try_from(self.cluster.jobs.len()).unwrap();
         self.apply(Event::Submitted(Box::new(record)));
         let job = JobId(id.into());
-        self.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 })
+        self.apply(Event::Staged {
+            job,
+            features: "f".into(),
+            majority_class: 0.5,
+            staged_s: 0.5,
+            truncated: Vec::new(),
+        })
     }
 
     fn left(&mut self, worker: &str, job: &str, generation: u64) -> Vec<Action> {
@@ -153,7 +159,13 @@ impl Bench {
     fn submit(&mut self, id: &str, workers: &str) {
         self.apply(Event::Submitted(Box::new(record(id, workers))));
         let job = JobId(id.into());
-        self.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 });
+        self.apply(Event::Staged {
+            job,
+            features: "f".into(),
+            majority_class: 0.5,
+            staged_s: 0.5,
+            truncated: Vec::new(),
+        });
     }
 
     fn join(&mut self, id: &str) -> Vec<Action> {
@@ -425,7 +437,13 @@ fn priority_then_age() {
     urgent.spec.resources.priority = 5;
     bench.apply(Event::Submitted(Box::new(urgent)));
     let job = JobId("j2".into());
-    bench.apply(Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 });
+    bench.apply(Event::Staged {
+        job,
+        features: "f".into(),
+        majority_class: 0.5,
+        staged_s: 0.5,
+        truncated: Vec::new(),
+    });
     assert_eq!(bench.status("j1").reason, Some(Reason::BehindOthers { ahead: 1 }));
     bench.join("w1");
     assert_eq!(bench.status("j2").state, JobState::Running);
@@ -485,11 +503,29 @@ fn a_job_that_is_tried_again_is_not_staged_for_longer() {
     bench.apply(Event::Cancel(job.clone()));
     bench.now += Duration::from_secs(60);
     bench.apply(Event::Retry(job.clone()));
-    let staged =
-        |job| Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.25 };
+    let staged = |job| Event::Staged {
+        job,
+        features: "f".into(),
+        majority_class: 0.5,
+        staged_s: 0.25,
+        truncated: Vec::new(),
+    };
     let actions = bench.apply(staged(job.clone()));
     let said = |action: &Action| matches!(action, Action::Note { message, .. } if message.contains("0.2 s"));
     assert!(actions.iter().any(said), "{actions:?}");
     let status = bench.cluster.status(bench.now, &job).unwrap();
     assert_eq!(status.timings.staged_s, Some(0.25));
+}
+
+#[test]
+fn people_are_told_when_most_rows_lose_tokens() {
+    let mut bench = Bench::new();
+    bench.apply(Event::Submitted(Box::new(record("j0", "1"))));
+    let job = JobId("j0".into());
+    let truncated = vec![("train".into(), 0.875), ("val".into(), 0.25)];
+    let (features, majority_class, staged_s) = ("f".into(), 0.5, 0.5);
+    bench.apply(Event::Staged { job, features, majority_class, staged_s, truncated });
+    let warnings = bench.status("j0").warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("88 % of the train rows are longer"), "{warnings:?}");
 }

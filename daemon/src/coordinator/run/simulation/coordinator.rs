@@ -203,7 +203,13 @@ impl World {
         let event = if fails {
             Event::StagingFailed { job, error: Explained::new("a row is bad") }
         } else {
-            Event::Staged { job, features: "f".into(), majority_class: 0.5, staged_s: 0.5 }
+            Event::Staged {
+                job,
+                features: "f".into(),
+                majority_class: 0.5,
+                staged_s: 0.5,
+                truncated: Vec::new(),
+            }
         };
         let after = between(&mut self.rng, 20, 3_000);
         self.push(after, Happening::Result(self.lives, Box::new(event)));
