@@ -25,8 +25,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import rows as superglue
-from peer import CLIP, Chooser, Classifier, collate, with_prefix
 from compare.metrics import scores
+from peer import CLIP, Chooser, Classifier, collate, with_prefix
 
 
 class AnyClassifier(Classifier):
@@ -66,25 +66,31 @@ def evaluate(model, rows, run):
     return scores(run["task"], predictions, [row.label for row in rows])
 
 
+def read(run, split):
+    """The rows of a split that a run uses."""
+    limit, template = run[f"max_{split}_rows"], run["template_id"]
+    length = run["max_seq_length"]
+    return superglue.read(
+        run["backbone"], run["data"], run["task"], split, limit=limit, template=template, max_length=length
+    )
+
+
 def train(run):
     """One run from first values to the last epoch's evaluation."""
     _, labels, choices = superglue.TASKS[run["task"]]
-    read = lambda split, limit: superglue.read(
-        run["backbone"], run["data"], run["task"], split,
-        limit=limit, template=run["template_id"], max_length=run["max_seq_length"],
-    )  # fmt: skip
-    train_rows, val_rows = read("train", run["max_train_rows"]), read("val", run["max_val_rows"])
+    train_rows, val_rows = read(run, "train"), read(run, "val")
     model = model_of(run, choices, len(labels))
     trained = [values for values in model.parameters() if values.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=run["learning_rate"], weight_decay=0.0)
     size = run["batch_size"]
     total = run["epochs"] * -(-len(train_rows) // size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / total)
     chance = random.Random(run["seed"])
     evaluations = []
     for _ in range(run["epochs"]):
         model.train()
         order = chance.sample(train_rows, len(train_rows))
+        # The last batch of an epoch may hold fewer rows, as in ptv2.
         for start in range(0, len(order), size):
             batch, truth = collate(order[start : start + size])
             with autocast(run):
