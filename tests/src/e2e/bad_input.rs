@@ -193,7 +193,7 @@ fn a_backbone_that_is_wrong_is_refused() {
         "config",
         &|place| std::fs::write(place.model("config.json"), "{").unwrap(),
         &["no valid JSON", "config/model/config.json"],
-        "BERT",
+        "an encoder",
         "download",
     );
     let cut = |place: &Place<'_>| {
