@@ -57,9 +57,9 @@ fn summary(job: &Entry) -> [String; 9] {
 }
 
 fn details(text: &mut String, job: &Entry) {
-    let word = |table: &serde_json::Value, key: &str| match &table[key] {
-        serde_json::Value::String(word) => word.clone(),
-        other => other.to_string(),
+    let word = |table: &serde_json::Value, key: &str| match table[key].as_str() {
+        Some(word) => word.to_owned(),
+        None => table[key].to_string(),
     };
     let training = |key: &str| word(&job.training, key);
     let method = match word(&job.method, "kind").as_str() {

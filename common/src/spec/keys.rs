@@ -124,7 +124,7 @@ fn resolve<'a>(schema: &'a RefOr<Schema>, named: &'a Named) -> Option<(String, C
             object.example.clone_from(&list.example);
             Cow::Owned(object)
         }
-        _ => return None,
+        RefOr::T(_) | RefOr::Ref(_) => return None,
     };
     let doc = doc.or(object.description.as_ref()).cloned().unwrap_or_default();
     Some((doc.replace('\n', " "), object))

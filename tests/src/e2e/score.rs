@@ -118,6 +118,7 @@ fn a_submission_is_made_by_one_command_and_taken_up_by_the_next() {
     let cluster = Cluster::start(2, 1);
     let config = format!(
         "name = \"tiny\"\nto = \"out\"\n\
+         tasks = [\"cb\", \"copa\", \"record\", \"rte\", \"wsc\"]\n\
          [job]\nbackbone.path = \"{}\"\n\
          data = {{ root = \"{}\", max_seq_length = 32, max_train_rows = 24, max_val_rows = 16 }}\n\
          method.pre_seq_len = 4\n\
@@ -128,14 +129,11 @@ fn a_submission_is_made_by_one_command_and_taken_up_by_the_next() {
     let file = cluster.file("superglue.toml", &config);
     let first = cluster.json(&["superglue", "--config", &file]);
     let files = [
-        ("BoolQ.jsonl", 3245),
         ("CB.jsonl", 250),
         ("COPA.jsonl", 500),
-        ("MultiRC.jsonl", 166),
         ("RTE.jsonl", 3000),
         ("AX-b.jsonl", 1104),
         ("AX-g.jsonl", 356),
-        ("WiC.jsonl", 1400),
         ("WSC.jsonl", 146),
     ];
     assert_eq!(first["predicted"], serde_json::json!(files.map(|(name, _)| name)), "{first:#}");

@@ -199,23 +199,25 @@ fn merge(into: &mut Value, changes: &Value) {
 
 /// A prefix means something for its own task only, and for diagnostic sets of that task.
 fn check_task(trained: &Trained, resolved: &Resolved) -> Result<(), Explained> {
-    let found: Vec<String> = resolved.task.labels().into_iter().map(str::to_owned).collect();
-    if let Some(labels) = trained.labels.as_ref().filter(|labels| **labels != found) {
-        return Err(Explained::new(format!("the task's labels are {}", found.join(", ")))
-            .at("task")
-            .expected(format!("{}, which the values were trained for", labels.join(", "))));
-    }
-    let Some(trained) = trained.spec["task"].as_str() else { return Ok(()) };
     let asked = resolved.spec.task.as_str();
-    if asked == trained || resolved.task.trained_as() == Some(trained) {
-        return Ok(());
-    }
-    Err(Explained::new(format!("the values were trained for {trained}, not for {asked}"))
-        .at("task")
-        .expected(match resolved.task.trained_as() {
+    let of = resolved.task.trained_as();
+    if let Some(task) = trained.spec["task"].as_str().filter(|task| *task != asked)
+        && of != Some(task)
+    {
+        let error = format!("the values were trained for {task}, not for {asked}");
+        return Err(Explained::new(error).at("task").expected(match of {
             Some(other) => format!("values of {other}, which {asked} is scored with"),
-            None => trained.to_owned(),
-        }))
+            None => task.to_owned(),
+        }));
+    }
+    // A task's file may have changed since.
+    let found: Vec<String> = resolved.task.labels().into_iter().map(str::to_owned).collect();
+    let Some(labels) = trained.labels.as_ref().filter(|labels| **labels != found) else {
+        return Ok(());
+    };
+    Err(Explained::new(format!("the task's labels are {}", found.join(", ")))
+        .at("task")
+        .expected(format!("{}, which the values were trained for", labels.join(", "))))
 }
 
 fn check_backbone(trained: &PinnedBackbone, found: &PinnedBackbone) -> Result<(), Explained> {

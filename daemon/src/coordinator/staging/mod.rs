@@ -314,7 +314,7 @@ async fn stored_rows(store: &Store, chunk: &Chunk) -> Result<Rows, Explained> {
 
 /// Refuses features of data that changed between submit and staging.
 fn check_rows(record: &JobRecord, manifest: &Manifest) -> Result<(), Explained> {
-    for wanted in rows::wanted_by(&record) {
+    for wanted in rows::wanted_by(record) {
         let plan = &record.plan;
         let planned = if wanted.is_scored { plan.val_rows } else { plan.train_rows };
         let (split, found) = (&wanted.split, manifest.rows(&wanted.split));

@@ -53,7 +53,7 @@ fn the_hash_covers_what_features_depend_on() {
     let place = Place::new();
     let record = place.accept(place.spec()).unwrap();
     let splits = |record: &JobRecord, train: &str| -> Vec<Split> {
-        let wanted = rows::wanted_by(&record);
+        let wanted = rows::wanted_by(record);
         let split = |wanted: Wanted| {
             let sha256 = if wanted.split == TRAIN { train } else { "v" }.to_owned();
             Split { wanted, file: Loaded { path: PathBuf::new(), bytes: Vec::new(), sha256 } }
