@@ -1,4 +1,5 @@
 use super::{Interval, JobSpec, WorkerRange, known_tasks, wants_text};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const JOB: &str = r#"
@@ -207,8 +208,14 @@ fn the_example_job_shows_every_key() {
 
 #[test]
 fn every_job_in_the_repository_is_accepted() {
-    for task in known_tasks() {
-        assert_eq!(JobSpec::from_toml(&config(&format!("{task}.toml"))).unwrap().task, task);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/superglue");
+    let mut tasks = BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let job = JobSpec::from_toml(&config(&format!("superglue/{name}"))).unwrap();
+        assert!(name.starts_with(job.task.rsplit('/').next().unwrap()), "{name}");
+        tasks.insert(job.task);
     }
+    assert!(tasks.iter().map(String::as_str).eq(known_tasks()), "{tasks:?}");
     JobSpec::from_toml(&config("demo.toml")).unwrap();
 }

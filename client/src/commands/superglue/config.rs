@@ -178,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn the_example_trains_all_tasks() {
+        let text = include_str!("../../../../configs/superglue.toml");
+        let jobs = parsed(text).unwrap();
+        assert_eq!(jobs.len(), 8);
+        let boolq = &jobs[0].draft.spec;
+        assert_eq!(boolq["backbone"]["path"], "/here/models/all-MiniLM-L6-v2");
+        assert_eq!(boolq["training"]["epochs"], 20);
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         assert!(refusal("name = 1").contains("a.toml, line 1"));
         assert!(refusal(&format!("{HEAD}{PATHS}[task.wic]\n")).contains("`task.wic`"));
