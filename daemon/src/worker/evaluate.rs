@@ -66,7 +66,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<EvaluationMetrics,
     // Of a split without labels nothing can be measured.
     let is_labelled = scored.iter().all(|row| row.label >= 0);
     let values = if is_labelled { task.metrics(&scored) } else { BTreeMap::new() };
-    let only = metrics::only_class(&tasks::predictions(&scored));
+    let only = metrics::only_class(&tasks::predictions(&scored)).filter(|_| !task.is_ranked());
     training.warn(|health| health.evaluation(only.and_then(|class| name_of(job, class))));
     let seconds = clock::now().saturating_duration_since(began).as_secs_f64().max(1e-9);
     let count: u64 = all.iter().map(|row| tokens(&training.held.data.val, *row)).sum();
