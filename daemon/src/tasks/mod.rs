@@ -129,6 +129,12 @@ pub trait Task: Send + Sync {
         true
     }
 
+    /// Whether the best of several examples answers a question, so that a prediction of one class alone
+    /// for all of them is no sign of failure.
+    fn is_ranked(&self) -> bool {
+        false
+    }
+
     /// Sequences that an example offers to choose from: 1 for classification.
     fn choices(&self) -> u32 {
         1

@@ -27,6 +27,10 @@ impl Task for Record {
         "f1"
     }
 
+    fn is_ranked(&self) -> bool {
+        true
+    }
+
     /// `about` is `{"query": number, "entity": text, "answers": [text, …]}`.
     fn examples(&self, row: &Value) -> Result<Vec<Example>, Explained> {
         let fields = Fields::of(row)?;

@@ -333,6 +333,34 @@ mod tests {
     }
 
     #[test]
+    fn a_refused_row_of_any_task_names_file_and_line() {
+        let check = |name: &str, template, row: &str, what: &str| {
+            let task = tasks::named(name, template).unwrap();
+            let labels = Labels::Needed;
+            let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows: None };
+            let path = Path::new("/d/train.jsonl");
+            let error = each(row.as_bytes(), path, &*task, &wanted, |_| Ok(())).unwrap_err();
+            assert_eq!(
+                (error.what.as_str(), error.place.as_deref()),
+                (what, Some("/d/train.jsonl:1"))
+            );
+            assert!(error.expected.is_some() && error.hint.is_some());
+        };
+        let wsc = r#"{"text": "It is.", "target": {"span1_text": "a cat", "span2_text": "It",
+            "span2_index": 2}, "label": true, "idx": 0}"#
+            .replace('\n', " ");
+        check("superglue/wsc", 1, &wsc, "`target.span2_index` is 2");
+        check("superglue/wsc", 0, &wsc.replace("\"label\": true,", ""), "`label` is missing");
+        let record = r#"{"passage": {"text": "A.", "entities": []}, "qas": []}"#;
+        check("superglue/record", 0, record, "`passage.entities` is empty");
+        let entity = record.replace("[]}", r#"[{"start": 0, "end": 0}]}"#);
+        check("superglue/record", 0, &entity, "`qas` is empty");
+        let query = r#"[{"query": "@placeholder", "idx": 0}]"#;
+        let test_row = entity.replace("\"qas\": []", &format!("\"qas\": {query}"));
+        check("superglue/record", 0, &test_row, "`label` is missing");
+    }
+
+    #[test]
     fn a_file_that_is_not_there_is_named() {
         let error = load(Path::new("/nowhere/RTE/train.jsonl")).unwrap_err();
         assert_eq!(error.place.as_deref(), Some("/nowhere/RTE/train.jsonl"));

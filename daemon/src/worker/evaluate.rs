@@ -74,7 +74,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<Evaluation, Exit> 
     // Of a split without labels nothing can be measured.
     let is_labelled = scored.iter().all(|row| row.label >= 0);
     let values = if is_labelled { task.metrics(&scored) } else { BTreeMap::new() };
-    let only = metrics::only_class(&tasks::predictions(&scored));
+    let only = metrics::only_class(&tasks::predictions(&scored)).filter(|_| !task.is_ranked());
     if job.score.is_none() {
         training.warn(|health| health.evaluation(only.and_then(|class| name_of(job, class))));
     }
