@@ -28,6 +28,9 @@ impl Cluster {
             FromWorker::Hello(_) => {}
             FromWorker::Log { job, level, message } => match level {
                 LogLevel::Info => {}
+                // What a worker that was cut off says of a job that has ended meanwhile, its log keeps.
+                LogLevel::Warn | LogLevel::Error
+                    if self.jobs.get(&job).is_some_and(Job::is_final) => {}
                 LogLevel::Warn | LogLevel::Error => self.warn(&job, message, actions),
             },
             FromWorker::Heartbeat {

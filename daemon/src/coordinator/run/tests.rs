@@ -8,6 +8,7 @@ use ptv2_common::session::{
 use ptv2_common::spec::JobSpec;
 
 mod elastic;
+mod warnings;
 
 pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
     let spec = JobSpec::from_toml(&format!(
@@ -515,17 +516,4 @@ fn a_job_that_is_tried_again_is_not_staged_for_longer() {
     assert!(actions.iter().any(said), "{actions:?}");
     let status = bench.cluster.status(bench.now, &job).unwrap();
     assert_eq!(status.timings.staged_s, Some(0.25));
-}
-
-#[test]
-fn people_are_told_when_most_rows_lose_tokens() {
-    let mut bench = Bench::new();
-    bench.apply(Event::Submitted(Box::new(record("j0", "1"))));
-    let job = JobId("j0".into());
-    let truncated = vec![("train".into(), 0.875), ("val".into(), 0.25)];
-    let (features, majority_class, staged_s) = ("f".into(), 0.5, 0.5);
-    bench.apply(Event::Staged { job, features, majority_class, staged_s, truncated });
-    let warnings = bench.status("j0").warnings;
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].starts_with("88 % of the train rows are longer"), "{warnings:?}");
 }
