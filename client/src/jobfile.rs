@@ -3,7 +3,7 @@
 
 mod origins;
 
-use crate::cli::{Assignment, JobFileArgs};
+use crate::cli::{Assignment, JobFileArgs, NewJobArgs};
 use crate::failure::Failure;
 use origins::Origins;
 use ptv2_common::error::Explained;
@@ -39,6 +39,17 @@ impl Draft {
         let path: Vec<String> = path.iter().map(ToString::to_string).collect();
         put(&mut self.spec, &path, value.into())?;
         self.origins.given(&path, format!("{option} {value}"));
+        Ok(())
+    }
+
+    /// Puts what options say of a new job.
+    pub(crate) fn put_new(&mut self, new: &NewJobArgs) -> Result<(), Failure> {
+        if let Some(name) = &new.name {
+            self.put(&["name"], name, "--name")?;
+        }
+        if let Some(workers) = &new.workers {
+            self.put(&["resources", "workers"], &workers.to_string(), "--workers")?;
+        }
         Ok(())
     }
 

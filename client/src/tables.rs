@@ -181,7 +181,11 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
         ("majority class", job.majority_class.map(|share| format!("{share:.4}"))),
         ("tuned sha256", job.tuned_sha256.clone()),
     ];
-    rows.extend(job.seeds.iter().map(|run| ("seed", Some(run_line(run)))));
+    let run_steps = job.total_steps / (job.seeds.len().max(1) as u64);
+    rows.extend((0_u64..).zip(&job.seeds).map(|(index, run)| {
+        let line = run_line(run, index * run_steps, job.plan.steps_per_epoch);
+        ("seed", Some(line))
+    }));
     if let Some(summary) = &job.summary {
         let Summary { metric, best, last } = summary;
         let line = format!("{metric}: best {}, last {}, of {}", spread(best), spread(last), best.n);
@@ -202,9 +206,14 @@ fn scores_and_timings(job: &JobStatus) -> Vec<(&'static str, Option<String>)> {
     rows
 }
 
-/// A run on one line: its best and last evaluation side by side.
-fn run_line(run: &RunStatus) -> String {
-    let of = |metric: &Option<BestMetric>| or_dash(metric.as_ref().map(score));
+/// A run on one line: its best and last epoch side by side. `start` steps of the job come before it.
+fn run_line(run: &RunStatus, start: u64, steps_per_epoch: u64) -> String {
+    let of = |metric: &Option<BestMetric>| {
+        or_dash(metric.as_ref().map(|found| {
+            let epoch = found.step.saturating_sub(start).div_ceil(steps_per_epoch.max(1));
+            format!("{} {:.4} (epoch {epoch})", found.metric, found.value)
+        }))
+    };
     let ended = if run.tuned_sha256.is_some() { "" } else { ", not ended" };
     format!("{}: best {}, last {}{ended}", run.seed, of(&run.best), of(&run.last))
 }
@@ -240,7 +249,8 @@ fn metrics_row(row: &MetricsRow) -> Vec<String> {
             for rate in [evaluation.rows_per_s, evaluation.tokens_per_s] {
                 cells.push(rate.map(|rate| format!("{rate:.0}")).unwrap_or_default());
             }
-            cells.push(format!("{}: {}", evaluation.split, values.join(", ")));
+            let seed = evaluation.seed.map(|seed| format!("seed {seed}, ")).unwrap_or_default();
+            cells.push(format!("{seed}{}: {}", evaluation.split, values.join(", ")));
             cells
         }
     }
@@ -284,17 +294,18 @@ mod tests {
     fn runs_stand_side_by_side_with_their_spread() {
         let mut several = waiting_job();
         let metric = |value, step| Some(BestMetric { metric: "accuracy".into(), value, step });
-        let run = |seed, best, last| RunStatus {
+        // Each run has 20 of the job's 40 steps, an epoch each.
+        let run = |seed, start, best, last| RunStatus {
             seed,
             epoch: 2,
-            best: metric(best, 3),
-            last: metric(last, 6),
+            best: metric(best, start + 3),
+            last: metric(last, start + 6),
             tuned_sha256: Some(String::new()),
         };
-        several.seeds = vec![run(11, 0.5, 0.25), run(44, 0.75, 0.75)];
+        several.seeds = vec![run(11, 0, 0.5, 0.25), run(44, 20, 0.75, 0.75)];
         several.summary = Summary::of(&several.seeds);
         let text = job(&several);
-        let line = "44: best accuracy 0.7500 (step 3), last accuracy 0.7500 (step 6)";
+        let line = "44: best accuracy 0.7500 (epoch 3), last accuracy 0.7500 (epoch 6)";
         assert!(text.contains(line), "{text}");
         let line = "accuracy: best 0.6250 ± 0.1768, last 0.5000 ± 0.3536, of 2";
         assert!(text.contains(line), "{text}");

@@ -30,18 +30,13 @@ pub(crate) async fn submit(
         };
         draft.put(&["backbone", "path"], &place, "--backbone")?;
     }
-    if let Some(name) = &args.name {
-        draft.put(&["name"], name, "--name")?;
-    }
-    if let Some(workers) = &args.workers {
-        draft.put(&["resources", "workers"], &workers.to_string(), "--workers")?;
-    }
+    draft.put_new(&args.new)?;
     let request = ScoreRequest {
         source: source(args)?,
         split: split.to_owned(),
         labels,
         spec: draft.spec.clone(),
-        idempotency_key: args.idempotency_key.clone(),
+        idempotency_key: args.new.idempotency_key.clone(),
     };
     let submitted = api.post_job(&["scores"], &request).await;
     submitted.map_err(|failure| draft.located(failure))

@@ -11,16 +11,11 @@ use ptv2_common::api::{JobStatus, SubmitRequest};
 pub(crate) async fn run(global: &Global, args: &SubmitArgs) -> Result<Outcome, Failure> {
     let output = global.output;
     let mut draft = jobfile::read(&args.job_file)?;
-    if let Some(name) = &args.name {
-        draft.put(&["name"], name, "--name")?;
-    }
-    if let Some(workers) = &args.workers {
-        draft.put(&["resources", "workers"], &workers.to_string(), "--workers")?;
-    }
+    draft.put_new(&args.new)?;
     // Before the token is looked for: a wrong job is wrong without a coordinator, too.
     draft.check()?;
     let api = &Api::new(global)?;
-    let idempotency_key = args.idempotency_key.clone();
+    let idempotency_key = args.new.idempotency_key.clone();
     let request = SubmitRequest { spec: draft.spec.clone(), idempotency_key };
     let submitted = api.post_job(&["jobs"], &request).await;
     let submitted: JobStatus = submitted.map_err(|failure| draft.located(failure))?;

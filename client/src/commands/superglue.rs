@@ -4,7 +4,7 @@ mod config;
 mod submission;
 
 use super::{follow, predict, report, score};
-use crate::cli::{Output, SuperglueArgs, TrainedArgs};
+use crate::cli::{NewJobArgs, Output, SuperglueArgs, TrainedArgs};
 use crate::failure::{Failure, Outcome};
 use crate::http::Api;
 use crate::render;
@@ -116,6 +116,7 @@ async fn predictions(
     trained: &JobStatus,
     task: &str,
 ) -> Result<(String, Vec<u8>), Failure> {
+    let key = format!("superglue {task} {} {}", trained.id, config.checkpoint);
     let args = TrainedArgs {
         source: trained.id.clone(),
         checkpoint: config.checkpoint,
@@ -124,9 +125,7 @@ async fn predictions(
         data: None,
         backbone: None,
         sets: Vec::new(),
-        name: None,
-        workers: None,
-        idempotency_key: Some(format!("superglue {task} {} {}", trained.id, config.checkpoint)),
+        new: NewJobArgs { idempotency_key: Some(key), ..NewJobArgs::default() },
     };
     let job = score::submit(api, &args, "test", false).await?;
     let ended = follow::finals(api, std::slice::from_ref(&job.id), None).await?;

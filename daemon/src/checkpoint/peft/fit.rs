@@ -172,7 +172,11 @@ fn known(directory: &Path) -> Result<Option<(PathBuf, Known)>, Explained> {
     Ok(Some((path, known)))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Explained> {
+/// Reads one of an adapter's descriptions.
+///
+/// # Errors
+/// Names the file that cannot be read.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Explained> {
     let refused = |why: String| {
         Explained::new(format!("what the adapter says of itself cannot be read: {why}"))
             .at(path.display().to_string())

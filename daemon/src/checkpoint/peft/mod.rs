@@ -16,13 +16,13 @@ mod import;
 mod tests;
 
 pub use export::export;
-pub use fit::{check_backbone, check_fit, files};
+pub use fit::{check_backbone, check_fit, files, read};
 pub use import::{import, values_file};
 
 use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, POOLER_BIAS, POOLER_WEIGHT, PREFIX_TABLE};
 
 /// PEFT's description of an adapter.
-const CONFIG: &str = "adapter_config.json";
+pub const CONFIG: &str = "adapter_config.json";
 /// PEFT's file of an adapter's values.
 const MODEL: &str = "adapter_model.safetensors";
 /// What we write beside them, and PEFT does not read: the backbone and the task, pinned.

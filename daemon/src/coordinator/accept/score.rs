@@ -10,7 +10,6 @@ use ptv2_common::ids::JobId;
 use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
 use ptv2_common::storage;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -54,12 +53,12 @@ impl Trained {
         let known = |spec, backbone, labels| (spec, Some(backbone), Some(labels));
         let (spec, backbone, labels) = if native.exists() {
             roots.check_file("adapter", &native)?;
-            let record: JobRecord = read(&native)?;
+            let record: JobRecord = peft::read(&native)?;
             let spec = serde_json::to_value(&record.spec).unwrap_or_default();
             known(spec, record.backbone, record.labels)
         } else if origin.exists() {
             roots.check_file("adapter", &origin)?;
-            let origin: Origin = read(&origin)?;
+            let origin: Origin = peft::read(&origin)?;
             let mut spec = spec_of_peft(&folder)?;
             spec["task"] = origin.task.into();
             spec["backbone"] = json!({ "path": origin.backbone.path() });
@@ -91,29 +90,13 @@ struct Origin {
     data: Value,
 }
 
-fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Explained> {
-    let refused = |why: String| {
-        Explained::new(format!("what the adapter says of its job cannot be read: {why}"))
-            .at(file.display().to_string())
-            .expected("a folder that `ptv2ctl pull` made")
-    };
-    let bytes = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
-}
-
 /// What a PEFT adapter tells of a job: its backbone and its prefix. The rest is for the request to say.
 fn spec_of_peft(folder: &Path) -> Result<Value, Explained> {
-    let file = folder.join("adapter_config.json");
-    let refused = |why: String| {
-        Explained::new(format!("the adapter's configuration cannot be read: {why}"))
-            .at(file.display().to_string())
-            .expected("a folder that PEFT, or `ptv2ctl pull`, made")
-    };
-    let bytes = std::fs::read(&file).map_err(|error| refused(error.to_string()))?;
-    let config: Value =
-        serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
-    let length = config["num_virtual_tokens"].as_u64();
-    let length = length.ok_or_else(|| refused("`num_virtual_tokens` is no number".into()))?;
+    let file = folder.join(peft::CONFIG);
+    let config: Value = peft::read(&file)?;
+    let length = config["num_virtual_tokens"].as_u64().ok_or_else(|| {
+        Explained::new("`num_virtual_tokens` is no number").at(file.display().to_string())
+    })?;
     let mut spec = json!({ "method": { "kind": "prefix", "pre_seq_len": length } });
     if let Some(path) = config["base_model_name_or_path"].as_str().filter(|path| !path.is_empty()) {
         spec["backbone"] = json!({ "path": path });
@@ -145,7 +128,6 @@ pub fn accept(
         Values::State(bytes) => TunedState::from_bytes(&bytes, layout)?.values,
         Values::Adapter(folder) => {
             peft::check_fit(&folder, &resolved.spec, &resolved.backbone.config)?;
-            peft::check_backbone(&folder, &pinned)?;
             peft::import(&folder, layout, None)?
         }
     };

@@ -126,9 +126,12 @@ impl Bench {
         let mut record = record(id, workers);
         record.spec.resources.priority = i32::try_from(self.cluster.jobs.len()).unwrap();
         self.apply(Event::Submitted(Box::new(record)));
-        let job = JobId(id.into());
+        self.staged(id)
+    }
+
+    fn staged(&mut self, id: &str) -> Vec<Action> {
         self.apply(Event::Staged {
-            job,
+            job: JobId(id.into()),
             features: "f".into(),
             majority_class: 0.5,
             staged_s: 0.5,
@@ -159,14 +162,7 @@ impl Bench {
 
     fn submit(&mut self, id: &str, workers: &str) {
         self.apply(Event::Submitted(Box::new(record(id, workers))));
-        let job = JobId(id.into());
-        self.apply(Event::Staged {
-            job,
-            features: "f".into(),
-            majority_class: 0.5,
-            staged_s: 0.5,
-            truncated: Vec::new(),
-        });
+        self.staged(id);
     }
 
     fn join(&mut self, id: &str) -> Vec<Action> {
