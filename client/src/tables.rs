@@ -295,7 +295,7 @@ mod tests {
         let mut several = waiting_job();
         let metric = |value, step| Some(BestMetric { metric: "accuracy".into(), value, step });
         // Each run has 20 of the job's 40 steps, an epoch each.
-        let run = |seed, start, best, last| RunStatus {
+        let run = |seed, start: u64, best, last| RunStatus {
             seed,
             epoch: 2,
             best: metric(best, start + 3),
