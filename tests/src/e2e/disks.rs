@@ -164,9 +164,9 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before() {
     let mut cluster = Cluster::by_file(&data);
     cluster.worker(1, &[]);
     let job = tiny_cb(&data, "checkpoint.every = 3");
-    let calm = cluster.run(&job, &["--set", "training.epochs=40"]);
-    let id = cluster.submit(&job, &["--set", "training.epochs=40"]);
-    cluster.reaches(&id, 12);
+    let calm = cluster.run(&job, &["--set", "training.epochs=80"]);
+    let id = cluster.submit(&job, &["--set", "training.epochs=80"]);
+    cluster.has_checkpoints(&id, 2);
     cluster.workers.clear();
     cluster.is_queued(&id);
     let damaged = newest_state(&cluster, &cluster.store(), &id);
@@ -196,12 +196,12 @@ fn jobs_are_adopted_when_the_journal_is_lost() {
     let epochs = ["--set", "training.epochs=40"];
     let done = cluster.run(&job, &epochs);
     let cancelled = cluster.submit(&job, &["--set", "training.epochs=2000"]);
-    cluster.has_checkpoint(&cancelled);
+    cluster.has_checkpoints(&cancelled, 1);
     assert!(cluster.ctl(&["cancel", &cancelled]).status.success());
     let end = cluster.state().join(format!("store/jobs/{cancelled}/ends"));
     poll("the end's mark", || end.exists().then_some(()));
     let running = cluster.submit(&job, &epochs);
-    cluster.has_checkpoint(&running);
+    cluster.has_checkpoints(&running, 1);
     cluster.daemon = None;
 
     let journal = cluster.state().join("journal.sqlite");

@@ -170,7 +170,7 @@ fn flipped_weights_are_found_said_and_loaded_anew() {
 fn a_coordinator_may_die_at_any_write() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, "checkpoint.every = 4");
-    let more = ["--set", "training.epochs=30", "--workers", "2"];
+    let more = ["--set", "training.epochs=75", "--workers", "2"];
     let mut cluster = Cluster::faulty(&["", ""]);
     let calm = cluster.run(&job, &more);
     let id = cluster.submit(&job, &more);
@@ -203,7 +203,7 @@ fn a_coordinator_may_die_at_any_write() {
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     assert_eq!(status["generation"], 1, "{status:#}\n{}", cluster.logs());
-    cluster.check_steps(&id, 120);
+    cluster.check_steps(&id, 300);
     let logs = cluster.json(&["logs", &id]).to_string();
     assert_eq!(logs.matches("generation 1 runs here from step 0").count(), 2, "{logs}");
 }

@@ -405,11 +405,11 @@ impl Cluster {
         })
     }
 
-    /// Waits until a job has a checkpoint in the store.
-    pub(crate) fn has_checkpoint(&self, id: &str) {
-        poll("a checkpoint", || {
+    /// Waits until a job has so many checkpoints in the store.
+    pub(crate) fn has_checkpoints(&self, id: &str, count: usize) {
+        poll("checkpoints", || {
             let found = self.json(&["checkpoints", id]);
-            (!found.as_array()?.is_empty()).then_some(())
+            (found.as_array()?.len() >= count).then_some(())
         });
     }
 

@@ -50,7 +50,7 @@ fn every_method_resumes_from_its_checkpoint() {
         cluster.worker(1, &[]);
         let calm = cluster.run(&job(&data, is_roberta), &more);
         let id = cluster.submit(&job(&data, is_roberta), &more);
-        cluster.has_checkpoint(&id);
+        cluster.has_checkpoints(&id, 1);
         cluster.workers.clear();
         cluster.is_queued(&id);
         cluster.worker(1, &[]);

@@ -103,13 +103,13 @@ fn a_worker_that_joins_changes_no_bit() {
 fn a_job_resumes_when_all_workers_are_killed() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, LONG);
-    let epochs = ["--set", "training.epochs=12", "--workers", "2"];
+    let epochs = ["--set", "training.epochs=40", "--workers", "2"];
     let mut cluster = Cluster::start(0, 1);
     cluster.worker(1, &[]);
     cluster.worker(1, &[]);
     let calm = cluster.run(&job, &epochs);
     let id = cluster.submit(&job, &epochs);
-    cluster.reaches(&id, 10);
+    cluster.has_checkpoints(&id, 1);
     cluster.workers.clear();
     cluster.is_queued(&id);
     cluster.worker(1, &[]);
