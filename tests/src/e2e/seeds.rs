@@ -90,6 +90,7 @@ fn runs_end_early_when_nothing_gets_better() {
     let ended =
         status["seeds"].as_array().unwrap().iter().all(|run| run["tuned_sha256"].is_string());
     assert!(ended && status["state"] == "succeeded", "{status:#}");
+    assert!(status["reason_text"].as_str().unwrap().starts_with("it ended early"), "{status:#}");
 }
 
 /// The step is not applied, and the job fails with the step and slice named.

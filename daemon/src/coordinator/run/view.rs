@@ -77,7 +77,7 @@ impl Cluster {
             id: record.id.to_string(),
             name: record.name.clone(),
             state: state(&job.phase),
-            reason_text: reason.as_ref().map(words),
+            reason_text: reason.as_ref().map(|reason| words(reason, job)),
             remedy: reason.as_ref().and_then(|reason| remedy(reason, job)),
             since_unix_ms: Some(millis(job.since)),
             reason,
@@ -161,7 +161,7 @@ fn state(phase: &Phase) -> JobState {
     }
 }
 
-fn words(reason: &Reason) -> String {
+fn words(reason: &Reason, job: &Job) -> String {
     match reason {
         Reason::Staging => "its rows are being read and tokenized".into(),
         Reason::TooFewWorkers { free, needed } => {
@@ -180,9 +180,21 @@ fn words(reason: &Reason) -> String {
             format!("{by}, of higher priority, took its workers; its state is in the store")
         }
         Reason::StoreUnavailable { error } => format!("the artifact store fails: {error}"),
-        Reason::Succeeded => "all its steps are done".into(),
+        Reason::Succeeded => done(job).into(),
         Reason::Failed { error } => error.to_string(),
         Reason::CancelledByUser => "someone cancelled it".into(),
+    }
+}
+
+/// What a job has come to that succeeded.
+fn done(job: &Job) -> &'static str {
+    let record = &job.record;
+    if record.score.is_some() {
+        "its split is scored"
+    } else if job.step < record.plan.total_steps && record.spec.training.early_stopping.is_some() {
+        "it ended early: nothing got better for `training.early_stopping` evaluations"
+    } else {
+        "all its steps are done"
     }
 }
 
