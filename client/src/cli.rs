@@ -110,7 +110,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
-    /// The task: boolq, cb, copa or rte, or its full name.
+    /// The task: boolq, cb, copa, multirc, record, rte, wic or wsc, or its full name.
     pub(crate) task: String,
     /// The file to make [default: stdout].
     #[arg(long, value_name = "FILE")]

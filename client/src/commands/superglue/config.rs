@@ -194,6 +194,7 @@ mod tests {
         assert!(refusal(HEAD).contains("`job.backbone.path` is missing"));
         let unknown = format!("{HEAD}{PATHS}training.epoch = 3\n");
         assert!(refusal(&unknown).contains("unknown key `training.epoch`"));
-        assert!(refusal(&HEAD.replace("rte", "what")).contains("no task is named `what`"));
+        let stray = format!("{}{PATHS}", HEAD.replace("rte", "what"));
+        assert!(refusal(&stray).contains("no task is named `what`"));
     }
 }
