@@ -353,7 +353,7 @@ mod tests {
         check("superglue/wsc", 0, &wsc.replace("\"label\": true,", ""), "`label` is missing");
         let record = r#"{"passage": {"text": "A.", "entities": []}, "qas": []}"#;
         check("superglue/record", 0, record, "`passage.entities` is empty");
-        let entity = record.replace("[]}", r#"[{"start": 0, "end": 0}]}"#);
+        let entity = record.replacen("[]}", r#"[{"start": 0, "end": 0}]}"#, 1);
         check("superglue/record", 0, &entity, "`qas` is empty");
         let query = r#"[{"query": "@placeholder", "idx": 0}]"#;
         let test_row = entity.replace("\"qas\": []", &format!("\"qas\": {query}"));
