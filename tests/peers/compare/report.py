@@ -96,6 +96,11 @@ def distinct(values, between=" / "):
     return between.join(sorted(set(values)))
 
 
+def versions(record):
+    """`rustc --version` says its name itself."""
+    return ", ".join(f"{name} {value.removeprefix(name + ' ')}" for name, value in record["versions"].items())
+
+
 def provenance(records):
     """When, on what and with which versions each contestant ran."""
     lines = []
@@ -104,7 +109,7 @@ def provenance(records):
             own = [record for one in plan.settings(backbone) for record in fitting(records, who, backbone, one)]
             if own:
                 minutes = round(sum(record["seconds"] for record in own) / 60)
-                said = distinct(", ".join(f"{k} {v}" for k, v in record["versions"].items()) for record in own)
+                said = distinct(map(versions, own))
                 lines.append(
                     f"- {name} on {title}: {counted(len(own), 'run')} in {counted(minutes, 'minute')} beside other "
                     f"work, {distinct(record['finished'][:10] for record in own)}; "
