@@ -117,18 +117,6 @@ pub(crate) fn of_value(mut spec: Value, place: &str, folder: &Path) -> Draft {
     Draft { spec, origins: Origins::of_json(place) }
 }
 
-/// Lays the keys of one job over another's.
-pub(crate) fn merge(into: &mut Value, keys: &Value) {
-    match (into, keys) {
-        (Value::Object(into), Value::Object(keys)) => {
-            for (key, value) in keys {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (into, value) => *into = value.clone(),
-    }
-}
-
 /// Puts a value at a key, making tables on the way.
 fn put(spec: &mut Value, path: &[String], value: Value) -> Result<(), Failure> {
     let Some((last, tables)) = path.split_last() else { return Ok(()) };

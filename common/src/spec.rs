@@ -15,6 +15,7 @@ mod tests;
 pub(crate) use check::is_name;
 pub use example::commented;
 pub use keys::{is_key, wants_text};
+pub use read::merge;
 pub use recipes::{job_file, known_tasks, recipe};
 pub use resources::{Interval, WorkerRange};
 

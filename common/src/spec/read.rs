@@ -42,6 +42,19 @@ impl JobSpec {
     }
 }
 
+/// Lays keys of a job over those of another. A key without a value changes nothing.
+pub fn merge(into: &mut Value, keys: &Value) {
+    match (into, keys) {
+        (Value::Object(into), Value::Object(keys)) => {
+            for (key, value) in keys {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (_, Value::Null) => {}
+        (into, value) => *into = value.clone(),
+    }
+}
+
 /// What serde's message says, with the key in front.
 fn refusal(job: &Value, path: &Path, message: &str) -> Explained {
     let key = dotted(path);

@@ -272,16 +272,8 @@ impl<'a> Training<'a> {
         slices: &[Vec<u32>],
         own: Range<u32>,
     ) -> Result<Vec<(Node, Vec<f32>)>, Exit> {
-        let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
-        let values = Arc::new(progress.state.values.clone());
-        let work = own
-            .clone()
-            .filter(|index| !slices[*index as usize].is_empty())
-            .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
-            .collect();
         let elements = self.held.setting.layout.tuned_len();
-        let found = self.held.pool.gradients(&values, at, work)?;
-        let mut found = found.into_iter().peekable();
+        let mut found = self.gradients(at, slices, own.clone())?.into_iter().peekable();
         // A slice without rows, in a partial batch, adds zeros.
         let mut leaf = |index: u32| match found.next_if(|one| u32::from(one.index) == index) {
             Some(gradient) => leaf_of(gradient),
@@ -291,6 +283,21 @@ impl<'a> Training<'a> {
             .into_iter()
             .map(|node| (node, sum(node, &mut leaf)))
             .collect())
+    }
+
+    /// The gradients of this rank's slices, but for those without rows.
+    fn gradients(
+        &self,
+        at: RunStep,
+        slices: &[Vec<u32>],
+        own: Range<u32>,
+    ) -> Result<Vec<SliceGradient>, Exit> {
+        let values = Arc::new(self.state()?.values.clone());
+        let work = own
+            .filter(|index| !slices[*index as usize].is_empty())
+            .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
+            .collect();
+        Ok(self.held.pool.gradients(&values, at, work)?)
     }
 
     pub(super) fn evaluation_is_due(&self) -> Result<bool, Exit> {
@@ -351,13 +358,7 @@ impl<'a> Training<'a> {
         own: Range<u32>,
     ) -> Result<Exit, Exit> {
         let step = self.place()?.step;
-        let values = Arc::new(self.state()?.values.clone());
-        let train = &self.held.data.train;
-        let work = own
-            .filter(|index| !slices[*index as usize].is_empty())
-            .map(|index| Slice::of(train, index, &slices[index as usize]))
-            .collect();
-        let found = self.held.pool.gradients(&values, at, work)?;
+        let found = self.gradients(at, slices, own)?;
         let is_bad = |one: &&SliceGradient| {
             !one.loss.is_finite() || one.gradient.iter().any(|value| !value.is_finite())
         };

@@ -118,7 +118,7 @@ impl Config {
             if keys.pointer("/training/epochs").is_some() {
                 without(&mut job, "max_steps");
             }
-            jobfile::merge(&mut job, keys);
+            spec::merge(&mut job, keys);
         }
         let draft = jobfile::of_value(job, &self.place, &self.folder);
         draft.check()?;

@@ -1,26 +1,15 @@
 //! A job's values as PEFT reads them.
 
-use super::{BERT, CONFIG, MODEL, Names, ORIGIN, ROBERTA, name_in};
+use super::{BERT, CONFIG, MODEL, Names, ORIGIN, Origin, ROBERTA, name_in};
 use crate::numerics::projection::flattened;
 use crate::numerics::state::{Layout, PREFIX_TABLE, le_bytes};
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
-use ptv2_common::job::{JobRecord, PinnedBackbone};
+use ptv2_common::job::JobRecord;
 use ptv2_common::spec::MethodKind;
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 use std::collections::HashMap;
-
-/// What [`ORIGIN`] holds: what PEFT's files do not say of themselves.
-#[derive(Serialize)]
-struct Origin<'a> {
-    format: u32,
-    task: &'a str,
-    labels: &'a [String],
-    choices: u32,
-    backbone: &'a PinnedBackbone,
-    data: serde_json::Value,
-}
 
 /// An adapter's files: name and bytes. None where PEFT has no form: for anything but a prefix, and for
 /// backbones other than BERT and RoBERTa. A projected prefix becomes its table.
@@ -42,10 +31,10 @@ pub fn export(
     }
     let origin = Origin {
         format: 1,
-        task: &job.spec.task,
-        labels: &job.labels,
+        task: job.spec.task.clone(),
+        labels: job.labels.clone(),
         choices: job.choices,
-        backbone: &job.backbone,
+        backbone: job.backbone.clone(),
         data: serde_json::json!({
             "max_seq_length": job.spec.data.max_seq_length,
             "template_id": job.spec.data.template_id,

@@ -20,6 +20,9 @@ pub use fit::{check_backbone, check_fit, files, read};
 pub use import::{import, values_file};
 
 use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, POOLER_BIAS, POOLER_WEIGHT, PREFIX_TABLE};
+use ptv2_common::job::PinnedBackbone;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// PEFT's description of an adapter.
 pub const CONFIG: &str = "adapter_config.json";
@@ -27,6 +30,23 @@ pub const CONFIG: &str = "adapter_config.json";
 const MODEL: &str = "adapter_model.safetensors";
 /// What we write beside them, and PEFT does not read: the backbone and the task, pinned.
 pub const ORIGIN: &str = "ptv2.json";
+
+/// What [`ORIGIN`] holds: what PEFT's files do not say of themselves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Version of this file.
+    pub format: u32,
+    /// The task.
+    pub task: String,
+    /// Labels of the task in index order.
+    pub labels: Vec<String>,
+    /// Sequences that a row offers to choose from: 1 for classification.
+    pub choices: u32,
+    /// The backbone, pinned.
+    pub backbone: PinnedBackbone,
+    /// How the job's rows became tokens: keys of a job's `data`.
+    pub data: Value,
+}
 
 /// Our name of each tensor, and PEFT's.
 type Names = [(&'static str, &'static str); 5];

@@ -8,8 +8,7 @@ use ptv2_common::api::ScoreRequest;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
-use ptv2_common::storage;
-use serde::Deserialize;
+use ptv2_common::{spec, storage};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -58,7 +57,7 @@ impl Trained {
             known(spec, record.backbone, record.labels)
         } else if origin.exists() {
             roots.check_file("adapter", &origin)?;
-            let origin: Origin = peft::read(&origin)?;
+            let origin: peft::Origin = peft::read(&origin)?;
             let mut spec = spec_of_peft(&folder)?;
             spec["task"] = origin.task.into();
             spec["backbone"] = json!({ "path": origin.backbone.path() });
@@ -69,9 +68,7 @@ impl Trained {
         };
         Ok(Self { spec, backbone, labels, values: Values::Adapter(folder), of })
     }
-}
 
-impl Trained {
     /// The spec of a job that scores with these values.
     ///
     /// # Errors
@@ -79,15 +76,6 @@ impl Trained {
     pub fn spec_for(&self, request: &ScoreRequest) -> Result<Value, Explained> {
         spec_of(self.spec.clone(), &request.spec)
     }
-}
-
-/// What `ptv2.json` beside a PEFT adapter tells.
-#[derive(Deserialize)]
-struct Origin {
-    task: String,
-    labels: Vec<String>,
-    backbone: PinnedBackbone,
-    data: Value,
 }
 
 /// What a PEFT adapter tells of a job: its backbone and its prefix. The rest is for the request to say.
@@ -156,7 +144,7 @@ fn spec_of(mut spec: Value, changes: &Value) -> Result<Value, Explained> {
     }
     // What a spec must say of training, which has no part in this.
     spec["training"] = json!({ "max_steps": 1, "learning_rate": 1.0, "batch_size": 32 });
-    merge(&mut spec, changes);
+    spec::merge(&mut spec, changes);
     for key in ["training", "init"] {
         if changes.get(key).is_some() {
             return Err(Explained::new(format!("`{key}` is set for a job that trains nothing"))
@@ -165,18 +153,6 @@ fn spec_of(mut spec: Value, changes: &Value) -> Result<Value, Explained> {
         }
     }
     Ok(spec)
-}
-
-fn merge(into: &mut Value, changes: &Value) {
-    match (into, changes) {
-        (Value::Object(into), Value::Object(changes)) => {
-            for (key, value) in changes {
-                merge(into.entry(key).or_insert(Value::Null), value);
-            }
-        }
-        (_, Value::Null) => {}
-        (into, value) => *into = value.clone(),
-    }
 }
 
 /// A prefix means something for its own task only, and for diagnostic sets of that task.

@@ -1,7 +1,7 @@
 //! Checkpoints of a job and their files.
 
-use super::Shared;
 use super::problem::Refusal;
+use super::{Edge, Shared};
 use crate::checkpoint::read;
 use axum::Json;
 use axum::body::Body;
@@ -42,10 +42,26 @@ pub(super) async fn files(
     Path((job, which)): Path<(String, String)>,
     Query(Run { seed }): Query<Run>,
 ) -> Result<Json<CheckpointFiles>, Refusal> {
-    let asked: Which = which.parse().map_err(Refusal::malformed)?;
+    let which: Which = which.parse().map_err(Refusal::malformed)?;
     let id = JobId(edge.find(job).await?.id);
-    let mut found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
-    let Some(place) = choose(&found, asked, seed) else {
+    let (key, manifest) = chosen(&edge, &id, which, seed).await?;
+    Ok(Json(CheckpointFiles {
+        job: id.to_string(),
+        store: edge.store_url.clone(),
+        checkpoint: Checkpoint::of(&key, &manifest),
+        files: manifest.files,
+    }))
+}
+
+/// The checkpoint of a job that is meant, with its manifest's key.
+pub(super) async fn chosen(
+    edge: &Edge,
+    id: &JobId,
+    which: Which,
+    seed: Option<u64>,
+) -> Result<(String, CheckpointManifest), Refusal> {
+    let mut found = read::manifests(&edge.store, id).await.map_err(Refusal::unavailable)?;
+    let Some(place) = choose(&found, which, seed) else {
         let is_asked = |one: &CheckpointManifest| seed.is_none() || one.seed() == seed;
         let steps = found.iter().filter(|(_, one)| is_asked(one)).map(|(_, one)| one.step);
         let steps: Vec<String> = steps.map(|step| step.to_string()).collect();
@@ -59,13 +75,7 @@ pub(super) async fn files(
                 ),
         ));
     };
-    let (key, manifest) = found.swap_remove(place);
-    Ok(Json(CheckpointFiles {
-        job: id.to_string(),
-        store: edge.store_url.clone(),
-        checkpoint: Checkpoint::of(&key, &manifest),
-        files: manifest.files,
-    }))
+    Ok(found.swap_remove(place))
 }
 
 /// The bytes of a file, by its hash.

@@ -1,5 +1,6 @@
 //! Submits of jobs that score a split with values that were trained before.
 
+use super::checkpoints;
 use super::jobs::{Claimed, checked, claimed, enter, new_job};
 use super::problem::Refusal;
 use super::{Edge, Shared};
@@ -13,7 +14,7 @@ use axum::http::StatusCode;
 use ptv2_common::api::{JobStatus, ScoreRequest, ScoreSource};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::manifest::{Which, choose, data_key};
+use ptv2_common::manifest::{Which, data_key};
 use ptv2_common::storage;
 use std::sync::Arc;
 
@@ -65,14 +66,7 @@ async fn of_job(
     let id = JobId(status.id);
     let record = edge.ask(|reply| Question::Record(id.clone(), reply)).await?;
     let record = record.ok_or_else(|| Refusal::no_such_job(job))?;
-    let found = read::manifests(&edge.store, &id).await.map_err(Refusal::unavailable)?;
-    let Some(place) = choose(&found, which, seed) else {
-        let error = Explained::new(format!("job {id} has no checkpoint `{which}` to score with"));
-        return Err(Refusal::not_found(
-            error.hint(format!("`ptv2ctl checkpoints {id}` lists them")),
-        ));
-    };
-    let manifest = &found[place].1;
+    let (_, manifest) = checkpoints::chosen(edge, &id, which, seed).await?;
     let missing = || Explained::new(format!("a checkpoint of job {id} has no {STATE_FILE}"));
     let entry = manifest.files.iter().find(|file| file.name == STATE_FILE);
     let entry = entry.ok_or_else(|| Refusal::internal(missing()))?;
