@@ -69,6 +69,11 @@ impl Reports {
         Some(attached)
     }
 
+    /// Number of the last report.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// Whether the coordinator has everything.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()

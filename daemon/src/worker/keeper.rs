@@ -179,6 +179,7 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     loop {
         shared.pulse.uploading(false);
         let task = desk.next().await;
+        shared.outbox.heard().await;
         shared.pulse.uploading(true);
         let outcome = match task {
             Task::Closed => return shared.pulse.uploading(false),
