@@ -1,8 +1,9 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, StorageConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
+use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +22,8 @@ pub struct CoordinatorConfig {
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
     /// folder. Workers must reach it too.
     pub store: Option<String>,
+    /// How a store in a cloud is spoken to.
+    pub storage: StorageConfig,
     /// Folders that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
@@ -36,6 +39,7 @@ impl Default for CoordinatorConfig {
             insecure_listen: false,
             state: DEFAULT_STATE.into(),
             store: None,
+            storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
             limits: Limits::default(),
@@ -48,9 +52,10 @@ impl CoordinatorConfig {
     ///
     /// # Errors
     /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`].
+    /// [`HubConfig::check`] and [`StorageConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
+        self.storage.check()?;
         if self.listen.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }
@@ -60,14 +65,19 @@ impl CoordinatorConfig {
             .hint("what is said there is not encrypted; allow it on a trusted network only"))
     }
 
-    /// URL of the artifact store in effect.
+    /// The artifact store in effect.
     ///
     /// # Errors
     /// When the current folder cannot be told.
-    pub fn store_url(&self) -> Result<String, Explained> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
+    pub fn store_address(&self) -> Result<StoreAddress, Explained> {
+        let url = match &self.store {
+            Some(url) => url.clone(),
+            None => self.default_store()?,
+        };
+        Ok(StoreAddress { url, settings: self.storage.clone() })
+    }
+
+    fn default_store(&self) -> Result<String, Explained> {
         let folder = std::path::absolute(self.state.join("store"))
             .map_err(|error| Explained::from_error(&error))?;
         url::Url::from_file_path(&folder)

@@ -25,7 +25,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -44,8 +44,8 @@ pub struct Edge {
     pub journal: Journal,
     /// The artifact store.
     pub store: Store,
-    /// Its URL, for `pull --direct`.
-    pub store_url: String,
+    /// Where it is, for `pull --direct`.
+    pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
     /// What jobs may read.
