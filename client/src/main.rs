@@ -28,6 +28,7 @@ fn main() -> ExitCode {
 
 /// On this thread alone: the client waits, and has nothing to compute.
 fn run(cli: cli::Cli) -> Result<Outcome, Failure> {
+    ptv2_common::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::refused(Explained::from_error(&error)))?;
     runtime.block_on(commands::run(cli))

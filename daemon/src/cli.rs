@@ -3,7 +3,7 @@
 mod fetch;
 
 use crate::collective::tcp::Waits;
-use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
+use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, TlsConfig, WorkerConfig};
 use crate::coordinator::serve::Coordinator;
 use crate::local;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +72,16 @@ struct WorkerArgs {
     /// The coordinator's URL
     #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
     coordinator: String,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file, else the
+    /// system's]
+    #[arg(long, env = "PTV2_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for it; goes before --ca-file
+    #[arg(long, env = "PTV2_CA_FINGERPRINT", value_name = "sha256:HEX")]
+    ca_fingerprint: Option<ptv2_common::tls::Fingerprint>,
+    /// Send the token to another machine in the clear
+    #[arg(long, env = "PTV2_INSECURE_HTTP")]
+    insecure_http: bool,
     /// File with the workers' token; the coordinator keeps it in its state folder
     #[arg(
         long,
@@ -125,6 +135,9 @@ struct LocalArgs {
     /// Address of the API; port 0 takes any free one and writes it to `<state>/address`
     #[arg(long, value_name = "ADDR", default_value = DEFAULT_LISTEN)]
     listen: SocketAddr,
+    /// Speak TLS, by an authority of this coordinator's own in the state folder
+    #[arg(long)]
+    tls: bool,
     /// Listen on an address that other machines reach, unencrypted
     #[arg(long)]
     insecure_listen: bool,
@@ -138,6 +151,7 @@ struct LocalArgs {
 /// Runs the command line. Errors go to standard error with a hint.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    ptv2_common::tls::install_provider();
     if let Err(error) = start_log(&cli) {
         return fail(&error);
     }
@@ -226,6 +240,7 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
         state: args.state,
         roots,
         hub: args.hub.config()?,
+        tls: TlsConfig { own_ca: args.tls, ..TlsConfig::default() },
         ..CoordinatorConfig::default()
     };
     let (Device::Auto | Device::Cpu) = args.device;
@@ -261,6 +276,9 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
     let (Device::Auto | Device::Cpu) = args.device;
     Ok(WorkerConfig {
         coordinator: args.coordinator,
+        ca_file: args.ca_file,
+        ca_fingerprint: args.ca_fingerprint,
+        insecure_http: args.insecure_http,
         token_file: args.token_file,
         threads: args.threads,
         reduce_listen: args.reduce_listen,

@@ -30,7 +30,8 @@ pub async fn run(
         .map_err(|error| Explained::new(format!("this program's path is unknown: {error}")))?;
     let worker = WorkerProcess {
         program,
-        coordinator: format!("http://{}", coordinator.address()),
+        coordinator: coordinator.url(),
+        ca_file: config.tls.own_ca.then(|| config.state.join(ptv2_common::tls::CA_FILE)),
         token_file: config.state.join("worker-token"),
         threads,
         hub: config.hub.options(),
@@ -49,6 +50,8 @@ pub async fn run(
 struct WorkerProcess {
     program: PathBuf,
     coordinator: String,
+    /// The coordinator's own authority.
+    ca_file: Option<PathBuf>,
     token_file: PathBuf,
     threads: u32,
     /// Where backbones are fetched from.
@@ -62,6 +65,7 @@ impl WorkerProcess {
             .arg("--token-file")
             .arg(&self.token_file)
             .args(["--threads", &self.threads.to_string()])
+            .args(self.ca_file.iter().flat_map(|file| ["--ca-file".as_ref(), file.as_os_str()]))
             .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())

@@ -2,11 +2,15 @@
 
 mod coordinator;
 pub mod duration;
+mod http;
 mod hub;
+pub(crate) mod tls;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
+pub use http::HttpConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use tls::TlsConfig;
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

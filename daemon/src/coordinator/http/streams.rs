@@ -173,11 +173,11 @@ fn numbered(seq: u64, value: &impl Serialize) -> sse::Event {
 mod tests {
     use super::*;
     use crate::clock::Steady;
-    use crate::config::HubConfig;
+    use crate::config::{HttpConfig, HubConfig};
     use crate::coordinator::accept::{HashCache, Roots};
     use crate::coordinator::driver::{Doors, Input, Question};
     use crate::coordinator::fetches::Fetches;
-    use crate::coordinator::http::{Edge, Tokens};
+    use crate::coordinator::http::{Edge, Gate, Tokens};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
     use std::sync::Arc;
@@ -221,6 +221,7 @@ mod tests {
             store: ptv2_common::storage::open(&store_url).unwrap(),
             store_url,
             tokens: Tokens::open(folder.path()).unwrap(),
+            gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
