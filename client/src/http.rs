@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::failure::{Failure, Kind};
 use crate::render;
+use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
 use ptv2_common::tls::{self, Trust};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -11,6 +12,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -33,6 +36,8 @@ pub(crate) struct Api {
     client: reqwest::Client,
     base: Url,
     token_file: PathBuf,
+    /// Whether it was said that the versions differ.
+    versions_differ: Arc<AtomicBool>,
 }
 
 impl Api {
@@ -44,6 +49,7 @@ impl Api {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, read_token(&token_file)?);
         let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("ptv2ctl/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
@@ -60,7 +66,7 @@ impl Api {
         let client = builder
             .build()
             .map_err(|error| Failure::new(Kind::BadAnswer, Explained::from_error(&error)))?;
-        Ok(Self { client, base, token_file })
+        Ok(Self { client, base, token_file, versions_differ: Arc::default() })
     }
 
     /// Gets and decodes an answer.
@@ -135,6 +141,7 @@ impl Api {
     }
 
     async fn judge(&self, answer: Response) -> Result<Response, Failure> {
+        self.compare_versions(&answer);
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -147,6 +154,22 @@ impl Api {
             failure.error.place = Some(format!("{} at {url}", self.token_file.display()));
         }
         Err(failure)
+    }
+
+    /// Says once when the coordinator is of another version: most things work, and those that do not are
+    /// then understood.
+    fn compare_versions(&self, answer: &Response) {
+        let said = answer.headers().get(VERSION_HEADER).and_then(|said| said.to_str().ok());
+        if let Some(said) = said
+            && said != ptv2_common::VERSION
+            && !self.versions_differ.swap(true, Ordering::Relaxed)
+        {
+            render::note(&format!(
+                "note: this is ptv2ctl {}, and the coordinator is ptv2 {said}; where an answer is \
+                 not understood, install the same version",
+                ptv2_common::VERSION
+            ));
+        }
     }
 }
 
@@ -332,6 +355,43 @@ mod tests {
         assert_eq!(read_token(&file).unwrap().to_str().unwrap(), "Bearer abc");
         std::fs::write(&file, " \n").unwrap();
         assert_eq!(read_token(&file).unwrap_err().kind, Kind::NotPermitted);
+    }
+
+    /// Answers one connection after the other with these texts.
+    async fn answer(listener: tokio::net::TcpListener, answers: &[&str]) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let rest = "connection: close\r\ncontent-length: 2\r\n\r\n[]";
+            stream.write_all(format!("HTTP/1.1 {answer}{rest}").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_asked_too_much_is_asked_again_when_it_says() {
+        use clap::Parser;
+        tls::install_provider();
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "abc").unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let args = ["ptv2ctl", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
+        let cli = crate::cli::Cli::parse_from(args.into_iter().chain(["workers"]));
+        let api = Api::new(&cli.global).unwrap();
+        let began = Instant::now();
+        let answers = ["429 Too Many\r\nretry-after: 1\r\n", "200 OK\r\n", "503 Busy\r\n"];
+        let asks = async {
+            let found: Vec<u8> = api.get(&["workers"]).await.unwrap();
+            assert!(found.is_empty() && began.elapsed() >= Duration::from_secs(1));
+            api.get::<Vec<u8>>(&["workers"]).await.unwrap_err()
+        };
+        let ((), failure) = tokio::join!(answer(listener, &answers), asks);
+        assert_eq!(failure.kind, Kind::Unreachable, "told no time, the caller decides");
     }
 
     #[tokio::test(start_paused = true)]

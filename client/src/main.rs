@@ -20,6 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before anything is started: most of what is wrong is wrong in the words themselves.
     let cli = cli::Cli::parse();
+    ptv2_common::tls::install_provider();
     ExitCode::from(match run(cli) {
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => render::failure(&failure),
@@ -28,7 +29,6 @@ fn main() -> ExitCode {
 
 /// On this thread alone: the client waits, and has nothing to compute.
 fn run(cli: cli::Cli) -> Result<Outcome, Failure> {
-    ptv2_common::tls::install_provider();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::refused(Explained::from_error(&error)))?;
     runtime.block_on(commands::run(cli))

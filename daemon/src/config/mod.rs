@@ -4,12 +4,14 @@ mod coordinator;
 pub mod duration;
 mod http;
 mod hub;
+mod layers;
 pub(crate) mod tls;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use http::HttpConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use layers::{Layers, Origin};
 pub use tls::TlsConfig;
 pub use worker::WorkerConfig;
 

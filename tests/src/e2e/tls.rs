@@ -129,6 +129,10 @@ fn what_would_be_unsafe_does_not_start() {
     set_mode("644");
     refused(&(open.clone() + &files), &["k.pem", "chmod 600"]);
     set_mode("600");
+    let mut local = Command::new(binary("ptv2d"));
+    local.args(["local", "--config"]).arg(at("coordinator.toml"));
+    let run = super::harness::ends(local.current_dir(folder.path()));
+    assert!(text(&run.stderr).contains("--tls"), "{}", text(&run.stderr));
     std::fs::write(at("c.pem"), "").unwrap();
     refused(&(open + &files), &["c.pem", "no certificate"]);
 }

@@ -11,6 +11,7 @@ mod problem;
 mod scores;
 mod session;
 mod streams;
+mod version;
 mod workers;
 
 pub use auth::Tokens;
@@ -98,6 +99,7 @@ pub fn router(edge: Edge) -> Router {
         .fallback(problem::no_such_route)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), gate::strangers))
         .layer(DefaultBodyLimit::max(edge.gate.longest_body()))
+        .layer(axum::middleware::map_response(version::tell))
         .with_state(edge)
 }
 
