@@ -2,7 +2,8 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints), [`tls`] (who
+//! trusts whom).
 
 pub mod api;
 pub mod error;

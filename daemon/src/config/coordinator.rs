@@ -1,6 +1,6 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, StorageConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, StorageConfig, TlsConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
@@ -28,6 +28,10 @@ pub struct CoordinatorConfig {
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How TLS is spoken.
+    pub tls: TlsConfig,
+    /// Bounds on connections and requests.
+    pub http: HttpConfig,
     /// Bounds on waits and sizes.
     pub limits: Limits,
 }
@@ -42,6 +46,8 @@ impl Default for CoordinatorConfig {
             storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
+            tls: TlsConfig::default(),
+            http: HttpConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -51,18 +57,28 @@ impl CoordinatorConfig {
     /// Refuses what would be unsafe.
     ///
     /// # Errors
-    /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`] and [`StorageConfig::check`].
+    /// For an address that other machines reach without TLS or the flag that allows it; and those of
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
-        if self.listen.ip().is_loopback() || self.insecure_listen {
+        self.tls.check()?;
+        self.http.check()?;
+        if !self.is_open_to_others() || self.insecure_listen {
             return Ok(());
         }
         Err(Explained::new(format!("`listen` is {}, which other machines reach", self.listen))
             .at("listen")
-            .expected("a loopback address, or `insecure_listen` (`--insecure-listen`)")
-            .hint("what is said there is not encrypted; allow it on a trusted network only"))
+            .expected("a loopback address, or TLS: `[tls]` in the configuration, or `--tls`")
+            .hint(
+                "`own_ca = true` in `[tls]` (`--tls`) is enough; `insecure_listen` (`--insecure-listen`) allows \
+                 it without TLS, for a network where nobody listens: tokens and data can be read on the way",
+            ))
+    }
+
+    /// Whether other machines reach it, and nothing that is said there is encrypted.
+    pub fn is_open_to_others(&self) -> bool {
+        !self.listen.ip().is_loopback() && !self.tls.is_on()
     }
 
     /// The artifact store in effect.
@@ -104,7 +120,11 @@ mod tests {
             listen: ([0, 0, 0, 0], 7341).into(),
             ..CoordinatorConfig::default()
         };
-        assert!(config.check().unwrap_err().expected.unwrap().contains("--insecure-listen"));
+        let error = config.check().unwrap_err();
+        assert!(error.expected.unwrap().contains("--tls"));
+        assert!(error.hint.unwrap().contains("--insecure-listen"));
+        let tls = TlsConfig { own_ca: true, ..TlsConfig::default() };
+        assert!(CoordinatorConfig { tls, ..config.clone() }.check().is_ok());
         assert!(CoordinatorConfig { insecure_listen: true, ..config }.check().is_ok());
         assert!(CoordinatorConfig::default().check().is_ok());
     }

@@ -3,6 +3,7 @@
 
 mod auth;
 mod checkpoints;
+mod gate;
 mod jobs;
 mod metrics;
 mod openapi;
@@ -14,6 +15,7 @@ mod version;
 mod workers;
 
 pub use auth::Tokens;
+pub(super) use gate::{Gate, plain};
 
 use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
@@ -31,9 +33,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// Longest body of a request, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
-
 /// What the handlers share.
 pub struct Edge {
     /// Ways into the driver.
@@ -48,6 +47,8 @@ pub struct Edge {
     pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
+    /// What requests may cost.
+    pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
     /// Backbones that come from a hub.
@@ -86,6 +87,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/workers/{worker}/drain", post(workers::drain))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::scrape))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), gate::known))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::user));
     let worker = Router::new()
         .route("/v1/session", get(session::open))
@@ -95,7 +97,8 @@ pub fn router(edge: Edge) -> Router {
         .merge(user)
         .merge(worker)
         .fallback(problem::no_such_route)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), gate::strangers))
+        .layer(DefaultBodyLimit::max(edge.gate.longest_body()))
         .layer(axum::middleware::map_response(version::tell))
         .with_state(edge)
 }
