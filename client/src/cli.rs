@@ -3,7 +3,7 @@
 mod access;
 mod trained;
 
-pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs, TokenRevokeArgs};
+pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::manifest::Which;
 use ptv2_common::spec::WorkerRange;

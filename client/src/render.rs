@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn text_from_elsewhere_cannot_steer_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
-        let json = serde_json::to_string_pretty(&["\u{1b}[2J\n", "\u{9b}31m\u{7f}\u{202e}"]).unwrap();
+        let json =
+            serde_json::to_string_pretty(&["\u{1b}[2J\n", "\u{9b}31m\u{7f}\u{202e}"]).unwrap();
         let printed = clean_json(&json);
         assert!(printed.chars().all(|c| c == '\n' || !text::steers(c)), "{printed}");
         let read: Vec<String> = serde_json::from_str(&printed).unwrap();

@@ -385,7 +385,8 @@ mod tests {
             revoked_unix_ms: None,
             uses_left: Some(2),
         };
-        let line = "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z, for 2 workers";
+        let line =
+            "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z, for 2 workers";
         assert_eq!(token_line(&token), line);
         for (now, uses, expected) in [(0, 2, "good"), (0, 0, "used up"), (1000, 2, "expired")] {
             let token = TokenStatus { uses_left: Some(uses), ..token.clone() };

@@ -28,7 +28,9 @@ pub(crate) async fn run(
             let answer = api.order::<()>(Method::DELETE, &["tokens", &args.id], None).await?;
             let token: TokenStatus = http::decode(answer).await?;
             if let Some(file) = &token.file {
-                render::note(&format!("`{file}` in the coordinator's state folder holds a new one"));
+                render::note(&format!(
+                    "`{file}` in the coordinator's state folder holds a new one"
+                ));
             }
             render::either(output, &token, |token| format!("{} revoked", token.id))?;
         }
