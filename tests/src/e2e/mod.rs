@@ -21,4 +21,5 @@ mod recipes;
 mod score;
 mod seeds;
 mod tasks;
+mod tokens;
 mod wire;
