@@ -178,7 +178,7 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
         .with_writer(std::io::stderr)
         .with_ansi(colors);
     match cli.log_format {
-        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Text => log.with_target(false).fmt_fields(crate::log::fields()).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())

@@ -23,4 +23,5 @@ mod score;
 mod seeds;
 mod tasks;
 mod tls;
+mod tokens;
 mod wire;
