@@ -2,7 +2,8 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints). [`slurm`] is where a
+//! process stands in Slurm.
 
 pub mod api;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod manifest;
 pub mod place;
 pub mod plan;
 pub mod session;
+pub mod slurm;
 pub mod spec;
 pub mod storage;
 pub mod task;
