@@ -45,10 +45,9 @@ impl Part<'_> {
     fn count(&self) -> u64 {
         match self {
             Self::Text(_) => 1,
-            Self::Ranges(ranges) => ranges
-                .iter()
-                .map(|range| range.last - range.first + 1)
-                .fold(0, u64::saturating_add),
+            Self::Ranges(ranges) => {
+                ranges.iter().map(|range| range.last - range.first + 1).fold(0, u64::saturating_add)
+            }
         }
     }
 }

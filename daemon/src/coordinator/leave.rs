@@ -31,7 +31,9 @@ impl Leaver {
         }
         tracing::info!("asked to end: the workers leave first");
         if tokio::time::timeout(LEAVING, self.all_have_left()).await.is_err() {
-            tracing::warn!("a worker did not leave in time; its steps since the last checkpoint are lost");
+            tracing::warn!(
+                "a worker did not leave in time; its steps since the last checkpoint are lost"
+            );
         }
         shutdown.cancel();
     }

@@ -163,9 +163,7 @@ async fn listen(
 ) -> Result<Option<Listener>, Explained> {
     let own = match config.reduce_listen {
         Some(address) => Some(address),
-        None => {
-            reach::own_address(&config.coordinator, config.orphan_limit, shutdown).await?
-        }
+        None => reach::own_address(&config.coordinator, config.orphan_limit, shutdown).await?,
     };
     let Some(address) = own else { return Ok(None) };
     let listener = Listener::bind(address).map_err(|error| {

@@ -46,7 +46,9 @@ pub(super) async fn own_address(
         if Instant::now() >= give_up {
             return Err(Explained::new(format!("there is no way to the coordinator: {error}"))
                 .at(coordinator.to_owned())
-                .hint("see that this machine reaches it; or name its own address by --reduce-listen"));
+                .hint(
+                    "see that this machine reaches it; or name its own address by --reduce-listen",
+                ));
         }
         tracing::warn!(error, "there is no way to the coordinator yet; trying again");
         tokio::select! {
