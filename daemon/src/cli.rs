@@ -1,9 +1,10 @@
 //! `ptv2d`'s commands.
 
+mod config;
 mod fetch;
 
 use crate::collective::tcp::Waits;
-use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
+use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
 use crate::device::{self, THREADS_MAX, Wish};
 use crate::local;
@@ -44,20 +45,15 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the coordinator: API, queue, membership, staging, journal
-    Coordinator(CoordinatorArgs),
+    Coordinator(config::ConfigArgs),
     /// Run one worker for one device
     Worker(WorkerArgs),
     /// Run coordinator and workers on this machine
     Local(LocalArgs),
+    /// Show the coordinator's configuration: each key, its value, and where that came from
+    CheckConfig(config::ConfigArgs),
     /// Fetch a backbone from a hub of models, as jobs with an hf:// path have it fetched
     Fetch(fetch::FetchArgs),
-}
-
-#[derive(Debug, Args)]
-struct CoordinatorArgs {
-    /// Configuration file; see configs/coordinator.toml
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -65,6 +61,16 @@ struct WorkerArgs {
     /// The coordinator's URL
     #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
     coordinator: String,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file, else the
+    /// system's]
+    #[arg(long, env = "PTV2_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for it; goes before --ca-file
+    #[arg(long, env = "PTV2_CA_FINGERPRINT", value_name = "sha256:HEX")]
+    ca_fingerprint: Option<ptv2_common::tls::Fingerprint>,
+    /// Send the token to another machine in the clear
+    #[arg(long, env = "PTV2_INSECURE_HTTP")]
+    insecure_http: bool,
     /// File with the workers' token; the coordinator keeps it in its state folder
     #[arg(
         long,
@@ -115,17 +121,10 @@ struct LocalArgs {
     /// What computes
     #[arg(long, default_value_t = Wish::Auto)]
     device: Wish,
-    /// Folder of journal, tokens and artifact store
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
-    state: PathBuf,
-    /// Address of the API; port 0 takes any free one and writes it to `<state>/address`
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_LISTEN)]
-    listen: SocketAddr,
-    /// Listen on an address that other machines reach, unencrypted
-    #[arg(long)]
-    insecure_listen: bool,
-    /// Folder that jobs may read from, besides the current one (can be repeated)
-    #[arg(long, value_name = "PATH")]
+    #[command(flatten)]
+    config: config::ConfigArgs,
+    /// Folder or URL of a store that jobs may read from, besides the current folder (can be repeated)
+    #[arg(long, value_name = "PATH_OR_URL")]
     allow: Vec<PathBuf>,
     #[command(flatten)]
     hub: fetch::HubArgs,
@@ -134,11 +133,13 @@ struct LocalArgs {
 /// Runs the command line. Errors go to standard error with a hint.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    ptv2_common::tls::install_provider();
     if let Err(error) = start_log(&cli) {
         return fail(&error);
     }
     let result = match cli.command {
         Command::Coordinator(args) => coordinator(&args),
+        Command::CheckConfig(args) => args.show(),
         Command::Worker(args) => worker(args),
         Command::Local(args) => run_local(args),
         Command::Fetch(args) => fetch::run(args),
@@ -212,8 +213,8 @@ const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1200);
 /// A terminal's and a service manager's way to stop a process.
 const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];
 
-fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
-    let config = CoordinatorConfig::read(&args.config)?;
+fn coordinator(args: &config::ConfigArgs) -> Result<(), Explained> {
+    let config = args.layers()?.config()?;
     runtime()?.block_on(async {
         let (shutdown, leaving) = (CancellationToken::new(), CancellationToken::new());
         stop_on(&NOTICE, &leaving)?;
@@ -232,16 +233,10 @@ fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
 }
 
 fn run_local(args: LocalArgs) -> Result<(), Explained> {
-    let mut roots = vec![PathBuf::from(".")];
-    roots.extend(args.allow);
-    let config = CoordinatorConfig {
-        listen: args.listen,
-        insecure_listen: args.insecure_listen,
-        state: args.state,
-        roots,
-        hub: args.hub.config()?,
-        ..CoordinatorConfig::default()
-    };
+    let mut config = args.config.layers()?.config()?;
+    config.roots.push(".".into());
+    config.roots.extend(args.allow);
+    config.hub = args.hub.over(config.hub)?;
     device::of_this_build(args.device, &device::choose(args.device, variable)?)?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
@@ -287,6 +282,9 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
     let drain_grace = if slurm.is_some() { SLURM_DRAIN_GRACE } else { DRAIN_GRACE };
     Ok(WorkerConfig {
         coordinator: args.coordinator,
+        ca_file: args.ca_file,
+        ca_fingerprint: args.ca_fingerprint,
+        insecure_http: args.insecure_http,
         token_file: args.token_file,
         device,
         slurm,

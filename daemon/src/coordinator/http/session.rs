@@ -1,6 +1,6 @@
 //! A worker's WebSocket: messages in both directions until either side ends it.
 
-use super::Shared;
+use super::{Shared, version};
 use crate::coordinator::driver::{Input, MESSAGES_WAITING};
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -14,6 +14,10 @@ use tokio::sync::{mpsc, watch};
 
 /// Longest message, in bytes: a report of many steps.
 const LONGEST_MESSAGE: usize = 4 << 20;
+/// What may wait for a worker that takes nothing, in bytes; beyond, it is disconnected.
+const LONGEST_SAID: usize = 16 << 20;
+/// Bytes that a connection reads and writes at once. Thousands of workers each have two such buffers.
+const BUFFER: usize = 8 << 10;
 /// A worker must say who it is within this time.
 const HELLO: Duration = Duration::from_secs(10);
 /// A message must be taken by the network within this time.
@@ -23,7 +27,13 @@ const SENDING: Duration = Duration::from_secs(20);
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 pub(super) async fn open(State(edge): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.max_message_size(LONGEST_MESSAGE).on_upgrade(move |socket| serve(edge, socket))
+    upgrade
+        .max_message_size(LONGEST_MESSAGE)
+        .max_frame_size(LONGEST_MESSAGE)
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(LONGEST_SAID)
+        .on_upgrade(move |socket| serve(edge, socket))
 }
 
 async fn serve(edge: Shared, mut socket: WebSocket) {
@@ -31,7 +41,14 @@ async fn serve(edge: Shared, mut socket: WebSocket) {
         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
             Ok(Envelope { message: FromWorker::Hello(hello), .. }) => hello,
             Ok(_) => return close(socket, "the first message must be `hello`").await,
-            Err(error) => return close(socket, &error.to_string()).await,
+            Err(error) => {
+                if let Some(error) = version::foreign_hello(&text) {
+                    tracing::warn!(%error, "a worker is refused");
+                    // It may have gone already.
+                    drop(say(&mut socket, &ToWorker::Refused { error }).await);
+                }
+                return close(socket, &error.to_string()).await;
+            }
         },
         Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
     };
