@@ -7,6 +7,7 @@ use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
 use super::http::{Edge, Gate, Hosts, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::leave::Leaver;
 use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
 use super::tokens::Tokens;
@@ -100,6 +101,11 @@ impl Coordinator {
     /// How this machine reaches it.
     pub fn url(&self) -> String {
         self.listener.url()
+    }
+
+    /// Lets its workers leave before it ends.
+    pub fn leaver(&self) -> Leaver {
+        Leaver::new(self.edge.doors.inputs.clone())
     }
 
     /// Runs until the shutdown that it was opened with.
