@@ -1,6 +1,7 @@
 //! What can be typed: commands, options and the environment variables behind them.
 
 mod trained;
+mod upkeep;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::manifest::Which;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 pub(crate) use trained::{EvalArgs, PredictArgs, ReportArgs, SuperglueArgs, TrainedArgs};
+pub(crate) use upkeep::{GcArgs, JobsArgs, JobsCommand, RecoverArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -102,6 +104,10 @@ pub(crate) enum Command {
     Workers,
     /// Lets a worker finish its step, leave its group and end.
     Drain(DrainArgs),
+    /// Deletes what nobody needs any more in the artifact store. Works beside running jobs.
+    Gc(GcArgs),
+    /// Takes up jobs that a store holds.
+    Jobs(JobsArgs),
     /// Prints the completions for a shell. Needs no coordinator.
     Completions(CompletionsArgs),
     /// Writes the manual pages of ptv2ctl and of each of its commands. Needs no coordinator.

@@ -4,7 +4,7 @@ use crate::cli::Global;
 use crate::failure::{Failure, Kind};
 use crate::render;
 use ptv2_common::error::Explained;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,6 +103,15 @@ impl Api {
         let mut request = self.request(Method::GET, path)?;
         if let Some(seq) = after {
             request = request.header("last-event-id", seq.to_string());
+        }
+        self.accept(request).await
+    }
+
+    /// Gets the bytes of a file from this one on, as they come.
+    pub(crate) async fn bytes_from(&self, path: &[&str], first: u64) -> Result<Response, Failure> {
+        let mut request = self.request(Method::GET, path)?;
+        if first > 0 {
+            request = request.header(RANGE, format!("bytes={first}-"));
         }
         self.accept(request).await
     }

@@ -12,10 +12,12 @@ pub mod job;
 pub mod manifest;
 pub mod place;
 pub mod plan;
+pub mod seal;
 pub mod session;
 pub mod spec;
 pub mod storage;
 pub mod task;
+pub mod upkeep;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

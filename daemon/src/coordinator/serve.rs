@@ -4,7 +4,7 @@ use super::accept::{HashCache, Roots};
 use super::adopt;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Tokens, router};
+use super::http::{Edge, Tokens, Upkeep, router};
 use super::journal::{Entry, Journal, Past};
 use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
@@ -78,6 +78,7 @@ impl Coordinator {
             roots,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
+            upkeep: Upkeep::default(),
             sign_of_life,
             shutdown,
         };

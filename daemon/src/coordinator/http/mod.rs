@@ -7,12 +7,15 @@ mod jobs;
 mod metrics;
 mod openapi;
 mod problem;
+mod range;
 mod scores;
 mod session;
 mod streams;
+mod upkeep;
 mod workers;
 
 pub use auth::Tokens;
+pub use upkeep::Upkeep;
 
 use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
@@ -53,6 +56,8 @@ pub struct Edge {
     pub fetches: Fetches,
     /// Hashes of backbones' files.
     pub hashes: Arc<HashCache>,
+    /// Who keeps the store, one at a time.
+    pub upkeep: Upkeep,
     /// How often workers are given a sign of life.
     pub sign_of_life: Duration,
     /// Ends the streams.
@@ -81,6 +86,8 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/jobs/{job}/checkpoints", get(checkpoints::list))
         .route("/v1/jobs/{job}/checkpoints/{which}", get(checkpoints::files))
         .route("/v1/jobs/{job}/data/{sha256}", get(checkpoints::data))
+        .route("/v1/gc", post(upkeep::gc))
+        .route("/v1/recover", post(upkeep::recover))
         .route("/v1/workers", get(workers::list))
         .route("/v1/workers/{worker}/drain", post(workers::drain))
         .route("/v1/openapi.json", get(openapi::document))

@@ -1,6 +1,6 @@
 //! The API's description, generated from the handlers and types.
 
-use super::{checkpoints, jobs, metrics, scores, streams, workers};
+use super::{checkpoints, jobs, metrics, scores, streams, upkeep, workers};
 use axum::Json;
 use utoipa::OpenApi;
 
@@ -29,6 +29,8 @@ use utoipa::OpenApi;
         checkpoints::list,
         checkpoints::files,
         checkpoints::data,
+        upkeep::gc,
+        upkeep::recover,
         workers::list,
         workers::drain,
         metrics::scrape,

@@ -214,8 +214,10 @@ mod tests {
         let (_trouble, trouble) = watch::channel(None);
         tokio::spawn(answer(journal.clone(), 3, questions));
         let store_url = folder.path().join("store").display().to_string();
+        let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
-            doors: Doors { inputs, changes: changes.clone(), trouble },
+            upkeep: crate::coordinator::http::Upkeep::default(),
+            doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
             journal,
             store: ptv2_common::storage::open(&store_url).unwrap(),
