@@ -28,6 +28,8 @@ pub enum OrphanKind {
     Leftover,
     /// Tokenized rows that no job needs.
     Features,
+    /// What a write that broke off left in a folder.
+    Unfinished,
 }
 
 /// What was found of one kind in one place.

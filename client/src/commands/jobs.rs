@@ -28,7 +28,7 @@ async fn recover(api: &Api, output: Output, args: &RecoverArgs) -> Result<Outcom
         render::note(&format!("{} jobs so far; on from {after}", whole.jobs.len()));
     }
     for job in &whole.jobs {
-        let error = job.error.as_ref().map(|error| in_words(error));
+        let error = job.error.as_ref().map(in_words);
         for line in job.notes.iter().cloned().chain(error) {
             render::note(&format!("{}: {line}", job.id));
         }

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use super::run::Standing;
 use crate::checkpoint::listing::{age_ms, data_prefix, objects};
@@ -20,6 +21,7 @@ use ptv2_common::manifest::{checkpoints_prefix, counts};
 use ptv2_common::storage::{self, Store};
 use ptv2_common::upkeep::{GcReport, OrphanKind, Orphans};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A job that the coordinator does not know may be another's: it is touched when nothing was written of
@@ -31,6 +33,9 @@ const BATCH: usize = 100;
 
 /// What the answer's `next` says where the features come next.
 const FEATURES: &str = "features";
+
+/// Features that jobs need, with a turn.
+pub type Needed<T> = (BTreeSet<String>, T);
 
 /// Asks the coordinator, and keeps a job from being taken up meanwhile.
 pub trait Gate: Sync {
@@ -47,7 +52,7 @@ pub trait Gate: Sync {
     /// looking.
     fn features(
         &self,
-    ) -> impl Future<Output = Result<Option<(BTreeSet<String>, Self::Turn)>, Explained>> + Send;
+    ) -> impl Future<Output = Result<Option<Needed<Self::Turn>>, Explained>> + Send;
 }
 
 /// One collection.
@@ -56,6 +61,8 @@ pub struct Collector<'a, G> {
     pub store: &'a Store,
     /// The coordinator.
     pub gate: &'a G,
+    /// Where the store is a folder of this machine, that folder.
+    pub folder: Option<PathBuf>,
     /// The jobs that the coordinator knows.
     pub known: &'a BTreeMap<JobId, Standing>,
     /// Whether nothing is deleted.
@@ -97,6 +104,7 @@ impl<G: Gate> Collector<'_, G> {
             }
         }
         self.features(&mut report).await?;
+        self.unfinished(&mut report).await?;
         Ok(report)
     }
 
@@ -245,6 +253,25 @@ impl<G: Gate> Collector<'_, G> {
                 report.next = Some(FEATURES.into());
             }
             return Ok(());
+        }
+        Ok(())
+    }
+
+    /// Writes that broke off with their process.
+    async fn unfinished(&self, report: &mut GcReport) -> Result<(), Explained> {
+        let Some(root) = self.folder.clone() else { return Ok(()) };
+        let (now, dry_run, top) = (self.now_unix_ms, self.dry_run, root.clone());
+        let work = move || {
+            let mut gone = unfinished::find(&root, now, GRACE);
+            // One that is gone already was finished, or deleted, meanwhile.
+            gone.retain(|(path, _)| dry_run || std::fs::remove_file(path).is_ok());
+            gone
+        };
+        let gone = tokio::task::spawn_blocking(work).await;
+        for (path, bytes) in gone.map_err(|error| Explained::from_error(&error))? {
+            let place = path.parent().and_then(|folder| folder.strip_prefix(&top).ok());
+            let place = place.map_or_else(String::new, |place| place.display().to_string());
+            report.count(Orphans { kind: OrphanKind::Unfinished, place, objects: 1, bytes });
         }
         Ok(())
     }

@@ -53,7 +53,10 @@ async fn collect(
 ) -> GcReport {
     let now_unix_ms = clock::unix_ms() + later_ms;
     let until = clock::now() + Duration::from_secs(60);
-    Collector { store, gate, known, dry_run, now_unix_ms, until }.run(None).await.unwrap()
+    Collector { store, gate, folder: None, known, dry_run, now_unix_ms, until }
+        .run(None)
+        .await
+        .unwrap()
 }
 
 async fn all(store: &Store, known: Option<Standing>, later: (bool, u64)) -> GcReport {
@@ -183,8 +186,15 @@ async fn an_answer_that_took_its_time_says_where_to_go_on() {
         let until = clock::now();
         let until = if answers > 2 { until + Duration::from_secs(60) } else { until };
         let store = &store;
-        let part =
-            Collector { store, gate: &gate, known: &known, dry_run: false, now_unix_ms, until };
+        let part = Collector {
+            store,
+            gate: &gate,
+            folder: None,
+            known: &known,
+            dry_run: false,
+            now_unix_ms,
+            until,
+        };
         whole.join(part.run(after.as_deref()).await.unwrap());
         let Some(next) = whole.next.take() else { break };
         after = Some(next);

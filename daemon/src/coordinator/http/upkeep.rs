@@ -69,6 +69,7 @@ pub(super) async fn gc(
     let collector = Collector {
         store: &edge.store,
         gate: &Coordinator(&edge),
+        folder: storage::local_path(&edge.store_url).ok(),
         known: &known,
         dry_run: request.dry_run,
         now_unix_ms: clock::unix_ms(),

@@ -109,8 +109,8 @@ fn back(script: &Script, mut far: &TcpStream, mut near: &TcpStream) {
             None | Some((_, At::Flip)) => {}
             Some((_, At::Cut)) => break,
             Some((_, At::Hold(tell, go))) => {
-                drop(tell.send(()));
-                drop(go.recv());
+                let _ = tell.send(());
+                let _ = go.recv();
                 break;
             }
         }
