@@ -31,8 +31,12 @@ use crate::job::Score;
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
+use crate::storage::StoreSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// The header by which each answer says the coordinator's version.
+pub const VERSION_HEADER: &str = "ptv2-version";
 
 /// Events, and log lines, of one answer at most: who wants more asks again, after the last.
 pub const LONGEST_LIST: u32 = 10_000;
@@ -487,8 +491,11 @@ impl Checkpoint {
 pub struct CheckpointFiles {
     /// The job.
     pub job: String,
-    /// The artifact store, for `pull --direct`.
+    /// The artifact store's URL, for `pull --direct`.
     pub store: String,
+    /// How the store is spoken to. Credentials are no part of it: whoever pulls takes their own.
+    #[serde(default)]
+    pub storage: StoreSettings,
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Files, of which those under `peft/` make the PEFT adapter and the others the native form.

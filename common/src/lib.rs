@@ -17,6 +17,7 @@ pub mod session;
 pub mod spec;
 pub mod storage;
 pub mod task;
+pub mod tls;
 pub mod upkeep;
 
 /// The version of this build, exchanged by client, coordinator and worker.

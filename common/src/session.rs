@@ -13,11 +13,19 @@ use crate::error::Explained;
 use crate::ids::{Generation, JobId, WorkerId};
 use crate::job::JobRecord;
 use crate::place::{DevicePhase, Place};
+use crate::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of this protocol. Both sides must speak the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+
+/// Why a worker of another protocol is refused.
+pub fn other_protocol(who: &str, version: &str, protocol: u32) -> Explained {
+    Explained::new(format!("{who} is ptv2 {version} and speaks protocol {protocol}"))
+        .expected(format!("protocol {PROTOCOL} of ptv2 {}", crate::VERSION))
+        .hint("install the same version of ptv2 on all machines")
+}
 
 /// All that bits depend on besides the job: one group holds one fingerprint.
 #[derive(
@@ -162,8 +170,8 @@ pub enum ToWorker {
         /// Whoever is silent for this long is lost, in milliseconds: a worker for the coordinator, the
         /// coordinator for a worker. Peers allow each other two thirds of it.
         heartbeat_timeout_ms: u64,
-        /// The artifact store.
-        store: String,
+        /// The artifact store. Credentials are no part of it: a worker takes its own.
+        store: StoreAddress,
     },
     /// The worker is refused; it ends with this message.
     Refused {

@@ -156,7 +156,7 @@ pub async fn put_data(
     bytes: Bytes,
 ) -> Result<(), Explained> {
     let key = data_key(job, &entry.sha256);
-    let put = put_create(store, &key, bytes.clone()).await;
+    let put = storage::put_content(store, &key, bytes.clone()).await;
     if put.map_err(|error| failed(&key, &error))? == Put::Created {
         return Ok(());
     }

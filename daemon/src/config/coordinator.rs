@@ -1,11 +1,12 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, StorageConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
+use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The coordinator's configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,8 @@ pub struct CoordinatorConfig {
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
     /// folder. Workers must reach it too.
     pub store: Option<String>,
+    /// How a store in a cloud is spoken to.
+    pub storage: StorageConfig,
     /// Folders that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
@@ -36,6 +39,7 @@ impl Default for CoordinatorConfig {
             insecure_listen: false,
             state: DEFAULT_STATE.into(),
             store: None,
+            storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
             limits: Limits::default(),
@@ -44,29 +48,14 @@ impl Default for CoordinatorConfig {
 }
 
 impl CoordinatorConfig {
-    /// Reads a configuration file. Relative folders are meant from the current folder.
-    ///
-    /// # Errors
-    /// Names the file, and the key and line where it is wrong.
-    pub fn read(path: &Path) -> Result<Self, Explained> {
-        let at = |error: Explained| error.at(path.display().to_string());
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            at(Explained::new(format!("the configuration cannot be read: {error}")))
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|error| {
-            at(Explained::new(format!("the configuration is refused: {error}")))
-        })?;
-        config.check().map_err(at)?;
-        Ok(config)
-    }
-
     /// Refuses what would be unsafe.
     ///
     /// # Errors
     /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`].
+    /// [`HubConfig::check`] and [`StorageConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
+        self.storage.check()?;
         if self.listen.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }
@@ -76,14 +65,19 @@ impl CoordinatorConfig {
             .hint("what is said there is not encrypted; allow it on a trusted network only"))
     }
 
-    /// URL of the artifact store in effect.
+    /// The artifact store in effect.
     ///
     /// # Errors
     /// When the current folder cannot be told.
-    pub fn store_url(&self) -> Result<String, Explained> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
+    pub fn store_address(&self) -> Result<StoreAddress, Explained> {
+        let url = match &self.store {
+            Some(url) => url.clone(),
+            None => self.default_store()?,
+        };
+        Ok(StoreAddress { url, settings: self.storage.clone() })
+    }
+
+    fn default_store(&self) -> Result<String, Explained> {
         let folder = std::path::absolute(self.state.join("store"))
             .map_err(|error| Explained::from_error(&error))?;
         url::Url::from_file_path(&folder)
@@ -95,6 +89,14 @@ impl CoordinatorConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layers;
+    use std::path::Path;
+
+    fn read(path: &Path) -> Result<CoordinatorConfig, Explained> {
+        let mut layers = Layers::defaults()?;
+        layers.file(path)?;
+        layers.config()
+    }
 
     #[test]
     fn other_machines_are_kept_out_unless_allowed() {
@@ -110,7 +112,7 @@ mod tests {
     #[test]
     fn the_example_states_the_defaults() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/coordinator.toml");
-        assert_eq!(CoordinatorConfig::read(Path::new(path)).unwrap(), CoordinatorConfig::default());
+        assert_eq!(read(Path::new(path)).unwrap(), CoordinatorConfig::default());
     }
 
     #[test]
@@ -118,10 +120,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "listne = \"127.0.0.1:1\"").unwrap();
-        let error = CoordinatorConfig::read(&path).unwrap_err();
+        let error = read(&path).unwrap_err();
         assert!(error.what.contains("listne"), "{error:?}");
         std::fs::write(&path, "[limits]\nheartbeat_timeout = \"3s\"").unwrap();
-        let limits = CoordinatorConfig::read(&path).unwrap().limits;
+        let limits = read(&path).unwrap().limits;
         assert_eq!(limits.heartbeat_timeout, std::time::Duration::from_secs(3));
     }
 }

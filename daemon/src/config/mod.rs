@@ -3,10 +3,14 @@
 mod coordinator;
 pub mod duration;
 mod hub;
+mod layers;
+mod storage;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use layers::{Layers, Origin};
+pub use storage::StorageConfig;
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

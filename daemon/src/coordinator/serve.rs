@@ -10,7 +10,7 @@ use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
-use ptv2_common::storage::{self, Store};
+use ptv2_common::storage::Store;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -46,8 +46,8 @@ impl Coordinator {
         let roots = Arc::new(roots(&config.roots)?);
         let state = config.state.clone();
         let (lock, listener) = take_and_listen(&state, config.listen).await?;
-        let store_url = config.store_url()?;
-        let store = storage::open(&store_url)?;
+        let store_address = config.store_address()?;
+        let store = store_address.open()?;
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
@@ -64,7 +64,7 @@ impl Coordinator {
             clock,
             journal: journal.clone(),
             store: store.clone(),
-            store_url: store_url.clone(),
+            store_address: store_address.clone(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
@@ -73,7 +73,7 @@ impl Coordinator {
             clock,
             journal,
             store,
-            store_url,
+            store_address,
             tokens,
             roots,
             fetches: Fetches::new(config.hub.clone()),

@@ -7,13 +7,11 @@ use crate::http::{self, Api, Patience};
 use crate::render;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
-use object_store::path::Path as Key;
-use object_store::{GetOptions, GetRange, ObjectStore};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{self, CheckpointManifest, FileEntry, GenerationManifest};
 use ptv2_common::seal;
-use ptv2_common::storage::{self, Store};
+use ptv2_common::storage::{self, Store, StoreAddress};
 use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -123,11 +121,9 @@ impl Source {
             }
             Self::Store { store, job } => {
                 let key = manifest::data_key(job, &file.sha256);
-                let range = (first > 0).then_some(GetRange::Offset(first));
-                let options = GetOptions { range, ..GetOptions::default() };
-                let object = store.get_opts(&Key::from(key.as_str()), options).await;
+                let object = storage::get_stream(store, &key, first).await;
                 let object = object.map_err(|error| unreadable(&key, &error))?;
-                let parts = object.into_stream().map_err(move |error| unreadable(&key, &error));
+                let parts = object.parts.map_err(move |error| unreadable(&key, &error));
                 Ok((parts.boxed(), true))
             }
         }
@@ -235,15 +231,14 @@ fn silent(file: &FileEntry) -> Failure {
 }
 
 /// Opens a store that exists: a mistyped location must not make one.
-pub(super) fn open(location: &str) -> Result<Store, Failure> {
-    let folder = storage::local_path(location)?;
-    if !folder.is_dir() {
+pub(super) fn open(address: &StoreAddress) -> Result<Store, Failure> {
+    if address.folder().is_some_and(|folder| !folder.is_dir()) {
         let error = Explained::new("the artifact store is not there")
-            .at(location)
+            .at(&address.url)
             .hint("--direct reads the store's folder on this machine; leave it out otherwise");
         return Err(Failure::refused(error));
     }
-    Ok(storage::open(location)?)
+    Ok(address.open()?)
 }
 
 /// Reads all manifests of a job.
@@ -324,7 +319,7 @@ mod tests {
 
     /// A store that holds this in the file's place.
     async fn source(folder: &Path, held: &'static [u8]) -> Source {
-        let store = open(folder.to_str().unwrap()).unwrap();
+        let store = open(&folder.to_str().unwrap().into()).unwrap();
         let job = JobId("j0123456789".into());
         let key = manifest::data_key(&job, &file().sha256);
         storage::put_create(&store, &key, Bytes::from_static(held)).await.unwrap();
@@ -364,7 +359,7 @@ mod tests {
     #[tokio::test]
     async fn a_store_is_read_without_a_coordinator() {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path().to_str().unwrap()).unwrap();
+        let store = open(&folder.path().to_str().unwrap().into()).unwrap();
         let job = JobId("j0123456789".into());
         let file = FileEntry { name: "a".into(), bytes: 3, sha256: storage::sha256(b"abc") };
         let key = manifest::data_key(&job, &file.sha256);
@@ -379,7 +374,7 @@ mod tests {
     fn a_mistyped_store_is_not_made() {
         let folder = tempfile::tempdir().unwrap();
         let typo = folder.path().join("stroe");
-        assert!(open(typo.to_str().unwrap()).is_err());
+        assert!(open(&typo.to_str().unwrap().into()).is_err());
         assert!(!typo.exists());
     }
 }

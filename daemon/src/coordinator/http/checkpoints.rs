@@ -48,7 +48,8 @@ pub(super) async fn files(
     let (key, manifest) = chosen(&edge, &id, which, seed).await?;
     Ok(Json(CheckpointFiles {
         job: id.to_string(),
-        store: edge.store_url.clone(),
+        store: edge.store_address.url.clone(),
+        storage: edge.store_address.settings.clone(),
         checkpoint: Checkpoint::of(&key, &manifest),
         files: manifest.files,
     }))

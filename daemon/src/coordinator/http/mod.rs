@@ -12,6 +12,7 @@ mod scores;
 mod session;
 mod streams;
 mod upkeep;
+mod version;
 mod workers;
 
 pub use auth::Tokens;
@@ -27,7 +28,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -46,8 +47,8 @@ pub struct Edge {
     pub journal: Journal,
     /// The artifact store.
     pub store: Store,
-    /// Its URL, for `pull --direct`.
-    pub store_url: String,
+    /// Where it is, for `pull --direct`.
+    pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
     /// What jobs may read.
@@ -102,6 +103,7 @@ pub fn router(edge: Edge) -> Router {
         .merge(worker)
         .fallback(problem::no_such_route)
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::map_response(version::tell))
         .with_state(edge)
 }
 

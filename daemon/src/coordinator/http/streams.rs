@@ -213,15 +213,16 @@ mod tests {
         let (_changes, changes) = watch::channel(0);
         let (_trouble, trouble) = watch::channel(None);
         tokio::spawn(answer(journal.clone(), 3, questions));
-        let store_url = folder.path().join("store").display().to_string();
+        let folder_url = folder.path().join("store").display().to_string();
+        let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
         let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
             upkeep: crate::coordinator::http::Upkeep::default(),
             doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
             journal,
-            store: ptv2_common::storage::open(&store_url).unwrap(),
-            store_url,
+            store: store_address.open().unwrap(),
+            store_address,
             tokens: Tokens::open(folder.path()).unwrap(),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
             fetches: Fetches::new(HubConfig::default()),

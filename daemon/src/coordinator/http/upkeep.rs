@@ -69,7 +69,7 @@ pub(super) async fn gc(
     let collector = Collector {
         store: &edge.store,
         gate: &Coordinator(&edge),
-        folder: storage::local_path(&edge.store_url).ok(),
+        folder: edge.store_address.folder(),
         known: &known,
         dry_run: request.dry_run,
         now_unix_ms: clock::unix_ms(),
@@ -151,20 +151,20 @@ impl Source {
 
 /// Opens the store that is named, if it may be read.
 async fn source(edge: &Edge, from: &str) -> Result<Source, Refusal> {
-    if from == edge.store_url {
+    if from == edge.store_address.url {
         return Ok(Source::Own);
     }
-    let (roots, from, own) = (edge.roots.with(None), from.to_owned(), edge.store_url.clone());
+    let (roots, from, own) = (edge.roots.with(None), from.to_owned(), edge.store_address.clone());
     let open = move || {
         let real = |place: &str| storage::local_path(place).ok()?.canonicalize().ok();
-        if real(&from).is_some_and(|from| real(&own) == Some(from)) {
+        if real(&from).is_some_and(|from| real(&own.url) == Some(from)) {
             return Ok(Source::Own);
         }
         let folder = roots.admit("from", &from)?;
         if !folder.is_dir() {
             return Err(Explained::new("there is no store").at(from).expected("a folder"));
         }
-        Ok(Source::Other(storage::open(&folder.display().to_string())?))
+        Ok(Source::Other(own.beside(&folder.display().to_string()).open()?))
     };
     checked(open).await
 }
