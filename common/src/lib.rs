@@ -14,6 +14,7 @@ pub mod job;
 pub mod manifest;
 pub mod place;
 pub mod plan;
+pub mod seal;
 pub mod secret;
 pub mod session;
 pub mod slurm;
@@ -22,6 +23,7 @@ pub mod storage;
 pub mod task;
 pub mod text;
 pub mod tls;
+pub mod upkeep;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

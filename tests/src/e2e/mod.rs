@@ -14,6 +14,7 @@ mod half_speed;
 pub(crate) mod harness;
 mod hub;
 mod install;
+mod keeping;
 mod limits;
 mod methods;
 mod one_hash;
