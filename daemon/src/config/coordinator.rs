@@ -1,8 +1,9 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, TlsConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, StorageConfig, TlsConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
+use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,11 +17,16 @@ pub struct CoordinatorConfig {
     /// Whether an address that other machines reach may be listened on, although what is said there
     /// is not encrypted: tokens and data can be read on the way.
     pub insecure_listen: bool,
+    /// Names by which it may be asked for besides those of loopback, where it listens on loopback behind a
+    /// proxy or a tunnel that passes on a name of its own.
+    pub hosts: Vec<String>,
     /// Folder of the journal, the tokens and the lock. One coordinator a folder.
     pub state: PathBuf,
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
     /// folder. Workers must reach it too.
     pub store: Option<String>,
+    /// How a store in a cloud is spoken to.
+    pub storage: StorageConfig,
     /// Folders that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
@@ -38,8 +44,10 @@ impl Default for CoordinatorConfig {
         Self {
             listen: DEFAULT_LISTEN.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7341))),
             insecure_listen: false,
+            hosts: Vec::new(),
             state: DEFAULT_STATE.into(),
             store: None,
+            storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
             tls: TlsConfig::default(),
@@ -54,9 +62,10 @@ impl CoordinatorConfig {
     ///
     /// # Errors
     /// For an address that other machines reach without TLS or the flag that allows it; and those of
-    /// [`HubConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
+        self.storage.check()?;
         self.tls.check()?;
         self.http.check()?;
         if !self.is_open_to_others() || self.insecure_listen {
@@ -76,14 +85,19 @@ impl CoordinatorConfig {
         !self.listen.ip().is_loopback() && !self.tls.is_on()
     }
 
-    /// URL of the artifact store in effect.
+    /// The artifact store in effect.
     ///
     /// # Errors
     /// When the current folder cannot be told.
-    pub fn store_url(&self) -> Result<String, Explained> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
+    pub fn store_address(&self) -> Result<StoreAddress, Explained> {
+        let url = match &self.store {
+            Some(url) => url.clone(),
+            None => self.default_store()?,
+        };
+        Ok(StoreAddress { url, settings: self.storage.clone() })
+    }
+
+    fn default_store(&self) -> Result<String, Explained> {
         let folder = std::path::absolute(self.state.join("store"))
             .map_err(|error| Explained::from_error(&error))?;
         url::Url::from_file_path(&folder)

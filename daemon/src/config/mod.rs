@@ -5,6 +5,7 @@ pub mod duration;
 mod http;
 mod hub;
 mod layers;
+mod storage;
 pub(crate) mod tls;
 mod worker;
 
@@ -12,6 +13,7 @@ pub use coordinator::CoordinatorConfig;
 pub use http::HttpConfig;
 pub use hub::{BYTES_MAX, HubConfig};
 pub use layers::{Layers, Origin};
+pub use storage::StorageConfig;
 pub use tls::TlsConfig;
 pub use worker::WorkerConfig;
 

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod adopt;
+pub mod audit;
 pub mod chores;
 pub mod driver;
 mod entries;
@@ -10,7 +11,9 @@ pub mod fetches;
 pub mod http;
 pub mod idempotency;
 pub mod journal;
+pub mod leave;
 mod listen;
 pub mod run;
 pub mod serve;
 pub mod staging;
+pub mod tokens;

@@ -2,16 +2,19 @@
 
 use super::accept::{HashCache, Roots};
 use super::adopt;
+use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Gate, Tokens, plain, router};
+use super::http::{Edge, Gate, Hosts, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::leave::Leaver;
 use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
+use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
-use ptv2_common::storage::{self, Store};
+use ptv2_common::storage::Store;
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -47,15 +50,16 @@ impl Coordinator {
         let state = config.state.clone();
         let (lock, listener) = take_and_listen(&state, config).await?;
         let listener = Listener::new(listener, config, &state)?;
-        let store_url = config.store_url()?;
-        let store = storage::open(&store_url)?;
+        let store_address = config.store_address()?;
+        let store = store_address.open()?;
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let clock = Steady::start(last);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
-        let tokens = Tokens::open(&state)?;
+        let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
+        let audit = Audit::open(&journal).await?;
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -64,7 +68,7 @@ impl Coordinator {
             clock,
             journal: journal.clone(),
             store: store.clone(),
-            store_url: store_url.clone(),
+            store_address: store_address.clone(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
@@ -73,8 +77,10 @@ impl Coordinator {
             clock,
             journal,
             store,
-            store_url,
+            store_address,
             tokens,
+            audit,
+            hosts: Hosts::of(listener.address(), &config.hosts),
             gate: Gate::new(&config.http),
             roots,
             fetches: Fetches::new(config.hub.clone()),
@@ -95,6 +101,11 @@ impl Coordinator {
     /// How this machine reaches it.
     pub fn url(&self) -> String {
         self.listener.url()
+    }
+
+    /// Lets its workers leave before it ends.
+    pub fn leaver(&self) -> Leaver {
+        Leaver::new(self.edge.doors.inputs.clone())
     }
 
     /// Runs until the shutdown that it was opened with.

@@ -250,6 +250,8 @@ async fn log(target: &Target, id: &str, lines: usize) {
         device: "cpu".into(),
         threads: 1,
         reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
+        slurm: None,
+        visible_device: None,
         attached: None,
     };
     let say = |seq, message| {

@@ -184,11 +184,13 @@ mod tests {
     use crate::clock::Steady;
     use crate::config::{HttpConfig, HubConfig};
     use crate::coordinator::accept::{HashCache, Roots};
+    use crate::coordinator::audit::Audit;
     use crate::coordinator::driver::{Doors, Input, Question};
     use crate::coordinator::fetches::Fetches;
-    use crate::coordinator::http::{Edge, Gate, Tokens};
+    use crate::coordinator::http::{Edge, Gate, Hosts};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use crate::coordinator::tokens::Tokens;
     use std::sync::Arc;
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
@@ -221,14 +223,17 @@ mod tests {
         let (_changes, changes) = watch::channel(0);
         let (_trouble, trouble) = watch::channel(None);
         tokio::spawn(answer(journal.clone(), 3, questions));
-        let store_url = folder.path().join("store").display().to_string();
+        let folder_url = folder.path().join("store").display().to_string();
+        let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
         let edge = Arc::new(Edge {
             doors: Doors { inputs, changes: changes.clone(), trouble },
             clock: Steady::start(Duration::ZERO),
+            tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
+            audit: Audit::open(&journal).await.unwrap(),
             journal,
-            store: ptv2_common::storage::open(&store_url).unwrap(),
-            store_url,
-            tokens: Tokens::open(folder.path()).unwrap(),
+            store: store_address.open().unwrap(),
+            store_address,
+            hosts: Hosts::default(),
             gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
             fetches: Fetches::new(HubConfig::default()),
