@@ -20,5 +20,6 @@ mod real_data;
 mod recipes;
 mod score;
 mod seeds;
+mod stores;
 mod tasks;
 mod wire;
