@@ -41,7 +41,9 @@ impl Server {
         let folder = folder.keep();
         let mut shell = Command::new("bash");
         shell.args(["-c", WITH_PARENT, "bash"]).arg(&folder).arg(leftovers).args(command);
-        let shell = shell.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        // It would say that it killed the server.
+        let silent = shell.stdout(Stdio::null()).stderr(Stdio::null());
+        let shell = silent.stdin(Stdio::piped()).spawn().unwrap();
         Self { shell, log: folder.join("log") }
     }
 

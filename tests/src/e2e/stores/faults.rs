@@ -66,7 +66,7 @@ impl<'a> Course<'a> {
         let mut cluster = serve_on(cloud, (proxy.address, prefix), data, &more);
         cluster.worker(1, &[]);
         let mut course = Self { cluster, proxy, data, size, calm: Value::Null };
-        let id = course.submit();
+        let id = course.submit_once();
         course.calm = course.cluster.done(&id);
         course
     }
@@ -75,6 +75,24 @@ impl<'a> Course<'a> {
         let epochs = format!("training.epochs={}", self.size.epochs);
         let more = ["--set", &epochs, "--set", "checkpoint.every=20"];
         self.cluster.submit(&tiny_cb(self.data, ""), &more)
+    }
+
+    /// Submits with a key to which the store's answer is lost, until it is told that it is taken: one job.
+    fn submit_once(&self) -> String {
+        let (cluster, epochs) = (&self.cluster, format!("training.epochs={}", self.size.epochs));
+        let file = cluster.file("keyed.toml", &tiny_cb(self.data, ""));
+        let submit = ["submit", &file, "--set", &epochs, "--set", "checkpoint.every=20"];
+        let submit = [submit.as_slice(), &["--idempotency-key", "k"]].concat();
+        self.proxy.does(Rule { fault: Fault::AnswerLost, writes: true, times: 1 });
+        let submitted = || {
+            let run = cluster.ctl(&submit);
+            run.status.success().then(|| super::text(&run.stdout).trim().to_owned())
+        };
+        let id = poll("the submit", submitted);
+        assert_eq!(self.proxy.hits(), 1);
+        assert_eq!(submitted().as_ref(), Some(&id));
+        assert_eq!(cluster.json(&["status"]).as_array().unwrap().len(), 1);
+        id
     }
 
     /// Runs a job, in the middle of which the store does this.
@@ -154,8 +172,8 @@ fn until_healed(fault: Fault, writes: bool) -> Rule {
 #[test]
 fn a_store_that_fails_in_the_middle_of_a_job_costs_nothing() {
     let Some(data) = superglue() else { return };
-    let size = Size { epochs: 300, steps_of_fault: 100 };
-    let course = Course::begin(&data, size, "faults", "1s");
+    let size = Size { epochs: 150, steps_of_fault: 40 };
+    let course = Course::begin(&data, size, "faults", "500ms");
     for rule in [
         until_healed(Fault::SlowDown, false),
         until_healed(Fault::AnswerLost, true),
@@ -170,7 +188,7 @@ fn a_store_that_fails_in_the_middle_of_a_job_costs_nothing() {
 #[ignore = "takes minutes: `make test-stores`"]
 fn the_table_of_faults() {
     let Some(data) = superglue() else { return };
-    let size = Size { epochs: 1500, steps_of_fault: 600 };
+    let size = Size { epochs: 1000, steps_of_fault: 500 };
     let course = Course::begin(&data, size, "table", "15s");
     let id = course.calm["id"].as_str().unwrap();
     let total = course.calm["total_steps"].as_u64().unwrap();
