@@ -23,6 +23,7 @@ mod recipes;
 mod score;
 mod seeds;
 mod signals;
+mod stores;
 mod tasks;
 mod tls;
 mod tokens;
