@@ -2,13 +2,14 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+//! and [`place`] (coordinator and worker), [`api`] and [`launch`] (client and coordinator), [`manifest`] (checkpoints).
 
 pub mod api;
 pub mod error;
 pub mod hub;
 pub mod ids;
 pub mod job;
+pub mod launch;
 pub mod manifest;
 pub mod place;
 pub mod plan;

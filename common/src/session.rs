@@ -62,6 +62,9 @@ pub struct Hello {
     pub threads: u32,
     /// Where other workers reach its reduction listener.
     pub reduce_address: SocketAddr,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
     /// What it is, or was last, a member of: a coordinator that starts again takes it up from there.
     pub attached: Option<Attached>,
 }

@@ -103,6 +103,9 @@ struct WorkerArgs {
     /// Write what the worker is doing into this file
     #[arg(long, value_name = "FILE", hide = true)]
     pulse_file: Option<PathBuf>,
+    /// What the coordinator launched this worker as
+    #[arg(long, env = ptv2_common::launch::LAUNCH_VARIABLE, value_name = "ID", hide = true)]
+    launch: Option<String>,
     /// End when standard input does
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -270,6 +273,7 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         orphan_limit: args.orphan_limit,
         drain_grace: args.drain_grace,
         pulse_file: args.pulse_file,
+        launch: args.launch,
         exit_with_parent: args.exit_with_parent,
     })
 }

@@ -1,6 +1,6 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, LauncherConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct CoordinatorConfig {
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How workers are started, where the coordinator does that.
+    pub launcher: LauncherConfig,
     /// Bounds on waits and sizes.
     pub limits: Limits,
 }
@@ -38,6 +40,7 @@ impl Default for CoordinatorConfig {
             store: None,
             roots: Vec::new(),
             hub: HubConfig::default(),
+            launcher: LauncherConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -64,9 +67,10 @@ impl CoordinatorConfig {
     ///
     /// # Errors
     /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`].
+    /// [`HubConfig::check`] and [`LauncherConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
+        self.launcher.check(self.listen)?;
         if self.listen.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }

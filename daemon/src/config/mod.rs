@@ -3,10 +3,12 @@
 mod coordinator;
 pub mod duration;
 mod hub;
+mod launcher;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use launcher::LauncherConfig;
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

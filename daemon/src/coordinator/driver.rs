@@ -15,6 +15,7 @@ use super::{chores, entries, staging};
 use crate::clock::{self, Steady};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::Store;
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct Driver {
     changes: watch::Sender<u64>,
     /// What keeps it from deciding, while something does.
     trouble: watch::Sender<Option<Explained>>,
+    /// Workers that are on their way, for people.
+    launcher: watch::Receiver<LauncherStatus>,
     clock: Steady,
     shutdown: CancellationToken,
 }
@@ -125,6 +128,8 @@ pub struct Beginning {
     pub store: Store,
     /// Its URL, for workers.
     pub store_url: String,
+    /// Workers that are on their way, for people.
+    pub launcher: watch::Receiver<LauncherStatus>,
 }
 
 /// The ways into a driver.
@@ -144,9 +149,11 @@ impl Driver {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
-        let Beginning { cluster, unstaged, reported, clock, journal, store, store_url } = beginning;
+        let Beginning { cluster, unstaged, reported, clock, journal, store, store_url, launcher } =
+            beginning;
         let driver = Self {
             cluster,
+            launcher,
             journal,
             store,
             store_url,

@@ -3,6 +3,7 @@
 //! Facts rebuild the jobs after a restart; events, log lines and metrics are for people. What is
 //! written together is committed together, and on disk before the answer comes.
 
+mod disk;
 mod file;
 #[cfg(test)]
 mod tests;
@@ -102,7 +103,8 @@ impl Journal {
     /// # Errors
     /// When the file is damaged or of another version, with what to do.
     pub fn open(path: &Path) -> Result<(Self, Past), Explained> {
-        let (connection, past) = file::open(path)?;
+        let disk = disk::of(path.parent().unwrap_or(path))?;
+        let (connection, past) = file::open(path, disk)?;
         let (requests, queue) = sync_channel(WAITING);
         std::thread::Builder::new()
             .name("journal".into())

@@ -10,6 +10,7 @@ pub mod fetches;
 pub mod http;
 pub mod idempotency;
 pub mod journal;
+pub mod launcher;
 pub mod run;
 pub mod serve;
 pub mod staging;

@@ -6,10 +6,12 @@ use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
 use super::http::{Edge, Tokens, router};
 use super::journal::{Entry, Journal, Past};
+use super::launcher::{Launcher, Ways};
 use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::{self, Store};
 use std::fs::File;
 use std::net::SocketAddr;
@@ -17,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Open requests may end within this time after a stop.
@@ -28,6 +31,7 @@ pub struct Coordinator {
     address: SocketAddr,
     driver: Driver,
     edge: Edge,
+    launcher: Option<Launcher>,
     state: PathBuf,
     /// Held as long as the process lives: a second coordinator on the folder refuses.
     _lock: File,
@@ -56,6 +60,7 @@ impl Coordinator {
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
         let tokens = Tokens::open(&state)?;
         let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
+        let (launches, seen_launches) = watch::channel(LauncherStatus::default());
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -65,8 +70,12 @@ impl Coordinator {
             journal: journal.clone(),
             store: store.clone(),
             store_url: store_url.clone(),
+            launcher: launches.subscribe(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
+        let (inputs, stop) = (doors.inputs.clone(), shutdown.clone());
+        let ways = Ways { inputs, clock, status: launches, shutdown: stop };
+        let launcher = Launcher::open(config, &format!("http://{address}"), ways)?;
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
         let edge = Edge {
             doors,
@@ -76,13 +85,14 @@ impl Coordinator {
             store_url,
             tokens,
             roots,
+            launches: seen_launches,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
             sign_of_life,
             shutdown,
         };
         tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
-        Ok(Self { listener, address, driver, edge, state, _lock: lock })
+        Ok(Self { listener, address, driver, edge, launcher, state, _lock: lock })
     }
 
     /// Where it listens.
@@ -104,8 +114,13 @@ impl Coordinator {
         let server = axum::serve(self.listener, router(self.edge))
             .with_graceful_shutdown(async move { stop.cancelled().await });
         let server = tokio::spawn(async move { server.await });
+        let launcher = self.launcher.map(|launcher| tokio::spawn(launcher.run()));
         let result = self.driver.run().await;
         shutdown.cancel();
+        if let Some(launcher) = launcher {
+            // What it started ends, each within a bound of its own.
+            drop(launcher.await);
+        }
         if tokio::time::timeout(ENDING, server).await.is_err() {
             tracing::info!("open requests are cut off");
         }

@@ -126,6 +126,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         device: "cpu".into(),
         threads: config.threads,
         reduce_address: config.reduce_advertise.unwrap_or_else(|| listener.address()),
+        launch: config.launch.clone(),
         attached: None,
     };
     let pulse = Pulse::new(config.pulse_file.as_deref())?;

@@ -14,6 +14,7 @@ mod half_speed;
 pub(crate) mod harness;
 mod hub;
 mod install;
+mod launcher;
 mod methods;
 mod one_hash;
 mod real_data;

@@ -66,6 +66,7 @@ impl Worker {
             device: "cpu".into(),
             threads: 1,
             reduce_address: SocketAddr::from(([127, 0, 0, 1], port)),
+            launch: None,
             attached: None,
         };
         let device = Device::new(worker, Arc::clone(&board));

@@ -4,6 +4,7 @@
 mod auth;
 mod checkpoints;
 mod jobs;
+mod launcher;
 mod metrics;
 mod openapi;
 mod problem;
@@ -24,10 +25,11 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::{get, post};
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::Store;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Longest body of a request, in bytes.
@@ -49,6 +51,8 @@ pub struct Edge {
     pub tokens: Tokens,
     /// What jobs may read.
     pub roots: Arc<Roots>,
+    /// Workers that the coordinator starts itself.
+    pub launches: watch::Receiver<LauncherStatus>,
     /// Backbones that come from a hub.
     pub fetches: Fetches,
     /// Hashes of backbones' files.
@@ -83,6 +87,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/jobs/{job}/data/{sha256}", get(checkpoints::data))
         .route("/v1/workers", get(workers::list))
         .route("/v1/workers/{worker}/drain", post(workers::drain))
+        .route("/v1/launcher", get(launcher::status))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::scrape))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::user));

@@ -1,6 +1,6 @@
 //! The API's description, generated from the handlers and types.
 
-use super::{checkpoints, jobs, metrics, scores, streams, workers};
+use super::{checkpoints, jobs, launcher, metrics, scores, streams, workers};
 use axum::Json;
 use utoipa::OpenApi;
 
@@ -31,6 +31,7 @@ use utoipa::OpenApi;
         checkpoints::data,
         workers::list,
         workers::drain,
+        launcher::status,
         metrics::scrape,
         document,
     )

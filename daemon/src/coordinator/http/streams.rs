@@ -180,6 +180,7 @@ mod tests {
     use crate::coordinator::http::{Edge, Tokens};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::mpsc;
@@ -222,6 +223,7 @@ mod tests {
             store_url,
             tokens: Tokens::open(folder.path()).unwrap(),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
+            launches: watch::channel(LauncherStatus::default()).1,
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),

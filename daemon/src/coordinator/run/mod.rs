@@ -7,7 +7,9 @@ mod events;
 mod facts;
 mod groups;
 mod job;
+mod launches;
 mod limits;
+mod load;
 mod members;
 mod reports;
 mod schedule;
@@ -19,7 +21,9 @@ mod view;
 
 pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
+pub use launches::explain;
 pub use limits::Limits;
+pub use load::{Hand, Load, Use};
 
 use groups::Stopping;
 use job::{Group, Job, MemberState, Phase, Waiting};
