@@ -1,6 +1,7 @@
 //! `ptv2d`'s commands.
 
 mod fetch;
+mod log;
 
 use crate::collective::tcp::Waits;
 use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
@@ -181,7 +182,7 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
         .with_ansi(colors);
     match cli.log_format {
         LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().event_format(log::Flat).init(),
     }
     Ok(())
 }

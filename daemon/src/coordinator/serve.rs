@@ -137,7 +137,8 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     for job in &adopted {
         let id = job.record.id.clone();
         let message = format!("found in the store at step {}", job.checkpoint.step);
-        tracing::info!(job = %id, "{message}");
+        let (generation, step) = (job.generation.0, job.checkpoint.step);
+        tracing::info!(job = %id, generation, step, "{message}");
         entries.push(Entry::Event { job: id, unix_ms, kind: "adopted".into(), message });
         entries.push(Entry::Fact { unix_ms, fact: Fact::Adopted(Box::new(job.clone())) });
     }

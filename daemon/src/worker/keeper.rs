@@ -15,6 +15,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 /// States that wait to be written. A newer one takes the place of an older one of its kind, but for
 /// those of runs that have ended: their best and last states are all written, and first.
@@ -61,7 +62,8 @@ impl Keeper {
     /// Starts the task.
     pub(super) fn start(runtime: &Handle, shared: Arc<Shared>, beginning: Beginning) -> Self {
         let desk = Arc::new(Desk::default());
-        runtime.spawn(keep(Arc::clone(&desk), shared, beginning));
+        // It writes for the generation that it is started in.
+        runtime.spawn(keep(Arc::clone(&desk), shared, beginning).in_current_span());
         Self { desk }
     }
 
@@ -259,7 +261,7 @@ async fn sweep(writer: &Writer) {
     let keep = job.spec.checkpoint.keep;
     let swept = retention::sweep(writer.store(), &job.id, keep, clock::unix_ms()).await;
     if let Err(error) = swept {
-        tracing::warn!(job = %job.id, %error, "old checkpoints were not swept");
+        tracing::warn!(%error, "old checkpoints were not swept");
     }
 }
 

@@ -21,6 +21,7 @@ mod pulse;
 mod retry;
 mod score;
 mod session;
+mod told;
 
 use crate::clock;
 use crate::collective::tcp::Listener;

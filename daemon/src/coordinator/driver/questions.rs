@@ -98,7 +98,7 @@ impl Driver {
         let (job, before) = (record.id.clone(), self.cluster.clone());
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, Event::Submitted(record));
-        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
+        let entries = entries::of_decision(&self.cluster, &actions, clock::millis(now), Vec::new());
         if let Err(error) = self.journal.write(entries).await {
             self.cluster = before;
             return Err(error.hint("the job was not accepted: make room, then submit it again"));

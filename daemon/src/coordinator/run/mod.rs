@@ -244,6 +244,12 @@ impl Cluster {
         self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
     }
 
+    /// The generation and the step that a job has come to, for the log.
+    pub fn reached(&self, id: &JobId) -> (Option<u64>, Option<u64>) {
+        let job = self.jobs.get(id);
+        (job.map(|job| job.generation.0), job.map(|job| job.step))
+    }
+
     /// The limits in effect.
     pub fn limits(&self) -> &Limits {
         &self.limits
