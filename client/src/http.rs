@@ -3,6 +3,7 @@
 use crate::cli::Global;
 use crate::failure::{Failure, Kind};
 use crate::render;
+use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
@@ -10,6 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,6 +35,8 @@ pub(crate) struct Api {
     client: reqwest::Client,
     base: Url,
     token_file: PathBuf,
+    /// Whether it was said that the versions differ.
+    versions_differ: Arc<AtomicBool>,
 }
 
 impl Api {
@@ -43,6 +48,7 @@ impl Api {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, read_token(&token_file)?);
         let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("ptv2ctl/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
@@ -54,7 +60,7 @@ impl Api {
         let client = builder
             .build()
             .map_err(|error| Failure::new(Kind::BadAnswer, Explained::from_error(&error)))?;
-        Ok(Self { client, base, token_file })
+        Ok(Self { client, base, token_file, versions_differ: Arc::default() })
     }
 
     /// Gets and decodes an answer.
@@ -113,6 +119,7 @@ impl Api {
 
     async fn accept(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let answer = request.send().await.map_err(|error| unreachable(&error))?;
+        self.compare_versions(&answer);
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -125,6 +132,22 @@ impl Api {
             failure.error.place = Some(format!("{} at {url}", self.token_file.display()));
         }
         Err(failure)
+    }
+
+    /// Says once when the coordinator is of another version: most things work, and those that do not are
+    /// then understood.
+    fn compare_versions(&self, answer: &Response) {
+        let said = answer.headers().get(VERSION_HEADER).and_then(|said| said.to_str().ok());
+        if let Some(said) = said
+            && said != ptv2_common::VERSION
+            && !self.versions_differ.swap(true, Ordering::Relaxed)
+        {
+            render::note(&format!(
+                "note: this is ptv2ctl {}, and the coordinator is ptv2 {said}; where an answer is \
+                 not understood, install the same version",
+                ptv2_common::VERSION
+            ));
+        }
     }
 }
 

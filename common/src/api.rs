@@ -34,6 +34,9 @@ use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// The header by which each answer says the coordinator's version.
+pub const VERSION_HEADER: &str = "ptv2-version";
+
 /// Events, and log lines, of one answer at most: who wants more asks again, after the last.
 pub const LONGEST_LIST: u32 = 10_000;
 

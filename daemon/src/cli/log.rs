@@ -116,7 +116,8 @@ mod tests {
         let kept = Kept::default();
         let log = tracing_subscriber::fmt().with_writer(kept.clone()).json().event_format(Flat);
         tracing::subscriber::with_default(log.finish(), || {
-            let span = tracing::error_span!("generation", job = "j1", generation = 3_u64, rank = 0_u32);
+            let span =
+                tracing::error_span!("generation", job = "j1", generation = 3_u64, rank = 0_u32);
             let _about = span.enter();
             tracing::warn!(step = 7_u64, note = %"of \"text\"\n", "it goes on");
         });

@@ -4,11 +4,13 @@ mod coordinator;
 pub mod duration;
 mod hub;
 mod launcher;
+mod layers;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use hub::{BYTES_MAX, HubConfig};
 pub use launcher::LauncherConfig;
+pub use layers::{Layers, Origin};
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

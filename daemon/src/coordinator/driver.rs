@@ -286,7 +286,12 @@ impl Driver {
     fn decide(&mut self, event: Event, entries: Vec<Entry>, decided: &mut Decided) {
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, event);
-        decided.entries.extend(entries::of_decision(&self.cluster, &actions, clock::millis(now), entries));
+        decided.entries.extend(entries::of_decision(
+            &self.cluster,
+            &actions,
+            clock::millis(now),
+            entries,
+        ));
         decided.actions.extend(actions);
     }
 

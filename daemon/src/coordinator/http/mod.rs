@@ -11,6 +11,7 @@ mod problem;
 mod scores;
 mod session;
 mod streams;
+mod version;
 mod workers;
 
 pub use auth::Tokens;
@@ -100,6 +101,7 @@ pub fn router(edge: Edge) -> Router {
         .merge(worker)
         .fallback(problem::no_such_route)
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::map_response(version::tell))
         .with_state(edge)
 }
 

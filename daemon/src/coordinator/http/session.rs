@@ -1,6 +1,6 @@
 //! A worker's WebSocket: messages in both directions until either side ends it.
 
-use super::Shared;
+use super::{Shared, version};
 use crate::coordinator::driver::{Input, MESSAGES_WAITING};
 use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
@@ -31,7 +31,14 @@ async fn serve(edge: Shared, mut socket: WebSocket) {
         Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
             Ok(Envelope { message: FromWorker::Hello(hello), .. }) => hello,
             Ok(_) => return close(socket, "the first message must be `hello`").await,
-            Err(error) => return close(socket, &error.to_string()).await,
+            Err(error) => {
+                if let Some(error) = version::foreign_hello(&text) {
+                    tracing::warn!(%error, "a worker is refused");
+                    // It may have gone already.
+                    drop(say(&mut socket, &ToWorker::Refused { error }).await);
+                }
+                return close(socket, &error.to_string()).await;
+            }
         },
         Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
     };
