@@ -73,6 +73,8 @@ pub enum Act {
 pub struct Scaler {
     config: LauncherConfig,
     launches: BTreeMap<String, Launch>,
+    /// Launches that have ended, and whose workers still count as connected.
+    over: BTreeSet<String>,
     idle_since: BTreeMap<WorkerId, Duration>,
     /// Since when there are more than are needed.
     excess_since: Option<Duration>,
@@ -141,6 +143,7 @@ impl Scaler {
         Self {
             config,
             launches: BTreeMap::new(),
+            over: BTreeSet::new(),
             idle_since: BTreeMap::new(),
             excess_since: None,
             next_start: Duration::ZERO,
@@ -155,13 +158,10 @@ impl Scaler {
         self.wanted = load.wanted;
         let mut acts = Vec::new();
         self.observe(now, load, seen, &mut acts);
-        let own = |launch: &Option<String>| {
-            launch.as_ref().is_some_and(|id| self.launches.contains_key(id))
-        };
-        let others = load
-            .workers
-            .iter()
-            .filter(|hand| matches!(hand.use_, Use::Busy | Use::Idle) && !own(&hand.launch));
+        let is_own = |id: &String| self.launches.contains_key(id) || self.over.contains(id);
+        let others = load.workers.iter().filter(|hand| {
+            matches!(hand.use_, Use::Busy | Use::Idle) && !hand.launch.as_ref().is_some_and(is_own)
+        });
         let needed = load.wanted.saturating_sub(count(others.count()));
         let target = needed.clamp(self.config.min, self.config.max);
         let have = count(self.launches.values().filter(|launch| launch.counts()).count());
@@ -191,7 +191,9 @@ impl Scaler {
                 since_unix_ms: millis(launch.since),
             })
             .collect();
-        launches.sort_by_key(|launch| launch.since_unix_ms);
+        // Of those that came together, Slurm begins with the lower number.
+        let number = |launch: &LaunchStatus| launch.slurm_job.as_ref()?.parse::<u64>().ok();
+        launches.sort_by_key(|launch| (launch.since_unix_ms, number(launch)));
         let trouble = self.error.as_ref().map(|error| LaunchTrouble {
             failures: self.failures,
             error: error.clone(),
@@ -205,6 +207,7 @@ impl Scaler {
     fn observe(&mut self, now: Duration, load: &Load, seen: Vec<Seen>, acts: &mut Vec<Act>) {
         let present: BTreeSet<String> = seen.iter().map(|seen| seen.id.clone()).collect();
         self.launches.retain(|id, _| present.contains(id));
+        self.over.retain(|id| load.workers.iter().any(|hand| hand.launch.as_ref() == Some(id)));
         let mut failure = None;
         for Seen { id, slurm_job, at } in seen {
             let failed = if let At::Ended { well, how } = at {
@@ -268,6 +271,7 @@ impl Scaler {
 
     /// A launch has ended; gives why, where nobody wanted that.
     fn ended(&mut self, now: Duration, id: &str, well: bool, how: Explained) -> Option<Explained> {
+        self.over.insert(id.to_owned());
         let launch = self.launches.remove(id)?;
         let lived = launch.connected_at.map(|at| now.saturating_sub(at));
         let is_unwanted = match lived {

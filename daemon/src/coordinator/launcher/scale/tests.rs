@@ -144,6 +144,20 @@ fn one_that_ends_well_without_having_come_is_a_failure_too() {
     assert_eq!(scaler.status().trouble.unwrap().failures, 1);
 }
 
+#[test]
+fn a_worker_that_has_just_died_is_not_taken_for_someone_elses() {
+    let mut scaler = Scaler::new(config(0, 4));
+    let hands = || vec![hand("w1", Some("l1"), Use::Busy), hand("w2", Some("l2"), Use::Idle)];
+    let both = || ["l1", "l2"].map(|id| seen(id, At::Running)).to_vec();
+    for at in 1..40 {
+        assert!(scaler.step(SECOND * at, &load(2, hands()), both()).is_empty());
+    }
+    // Its connection is not known to have ended yet.
+    let seen = vec![seen("l1", dead()), seen("l2", At::Running)];
+    let acts = scaler.step(SECOND * 40, &load(2, hands()), seen);
+    assert!(!acts.iter().any(|act| matches!(act, Act::LetGo(_))), "{acts:?}");
+}
+
 /// A made-up Slurm and cluster, for the launcher to live in.
 struct World {
     rng: Rng,
