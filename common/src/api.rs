@@ -31,6 +31,8 @@ use crate::launch::{LaunchStatus, LaunchTrouble};
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
+use crate::session::VisibleDevice;
+use crate::slurm::Placement;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -518,6 +520,12 @@ pub struct WorkerStatus {
     pub host: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// The GPU that it was given, whether its build computes on it or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_device: Option<VisibleDevice>,
+    /// Where it stands in Slurm, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Placement>,
     /// Compute threads.
     pub threads: u32,
     /// What its bits depend on.

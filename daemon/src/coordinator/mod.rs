@@ -11,6 +11,7 @@ pub mod http;
 pub mod idempotency;
 pub mod journal;
 pub mod launcher;
+pub mod leave;
 pub mod run;
 pub mod serve;
 pub mod staging;

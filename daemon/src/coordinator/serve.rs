@@ -7,6 +7,7 @@ use super::fetches::Fetches;
 use super::http::{Edge, Tokens, router};
 use super::journal::{Entry, Journal, Past};
 use super::launcher::{Launcher, Ways};
+use super::leave::Leaver;
 use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
@@ -98,6 +99,11 @@ impl Coordinator {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Lets its workers leave before it ends.
+    pub fn leaver(&self) -> Leaver {
+        Leaver::new(self.edge.doors.inputs.clone())
     }
 
     /// Runs until the shutdown that it was opened with.

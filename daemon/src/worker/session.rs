@@ -19,7 +19,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An attempt to connect may take this long.
 const CONNECTING: Duration = Duration::from_secs(5);
-/// What the device thread said last may take this long to reach the coordinator.
+/// What the device thread said last may take this long to reach the coordinator, or a third of
+/// `drain_grace` where that is shorter.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
@@ -250,12 +251,18 @@ impl Farewell {
                 Self::Draining { until: Instant::now() + shared.config.drain_grace }
             }
             Self::Draining { until } => {
-                if tokio::time::timeout_at(until, shared.over.cancelled()).await.is_err() {
+                let farewell = FAREWELL.min(shared.config.drain_grace / 3);
+                if tokio::time::timeout_at(until, shared.over.cancelled()).await.is_ok() {
+                    Self::Leaving { until: Instant::now() + farewell }
+                } else {
                     tracing::warn!("the step did not end in time and is given up");
                     shared.orders.end();
-                    shared.over.cancelled().await;
+                    // Its group is free already. A slice that is being computed cannot be interrupted, and
+                    // who asked does not wait longer: it ends with the process.
+                    let last = until + farewell;
+                    drop(tokio::time::timeout_at(last, shared.over.cancelled()).await);
+                    Self::Leaving { until: last }
                 }
-                Self::Leaving { until: Instant::now() + FAREWELL }
             }
             Self::Leaving { until } => {
                 while !shared.outbox.is_empty() && Instant::now() < until {

@@ -67,6 +67,8 @@ impl Worker {
             threads: 1,
             reduce_address: SocketAddr::from(([127, 0, 0, 1], port)),
             launch: None,
+            slurm: None,
+            visible_device: None,
             attached: None,
         };
         let device = Device::new(worker, Arc::clone(&board));

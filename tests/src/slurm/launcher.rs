@@ -116,9 +116,7 @@ impl Launching {
     }
 
     fn has_world(&self, id: &str, world: u64) {
-        poll("the group", || {
-            (self.cluster.json(&["status", id])["world"] == world).then_some(())
-        });
+        poll("the group", || (self.cluster.json(&["status", id])["world"] == world).then_some(()));
     }
 
     /// Waits until no worker is left, in Slurm either.
@@ -142,13 +140,20 @@ fn the_launcher_follows_the_queue() {
     let id = launching.submit("2", 2);
     let words = launching.waits(&id, "Resources");
     let asked = Launched::numbers();
-    assert_eq!(words, format!("waiting for Slurm job {}: PENDING (Resources), and for 1 more", asked[0]));
+    assert_eq!(
+        words,
+        format!("waiting for Slurm job {}: PENDING (Resources), and for 1 more", asked[0])
+    );
     let table = text(&launching.cluster.ctl(&["workers"]).stdout);
     assert!(asked.iter().all(|job| table.contains(&format!("Slurm job {job}"))), "{table}");
     let began = now();
     launching.killed();
     assert_eq!(launching.waits(&id, "Resources"), words);
-    note("coordinator killed, workers pending", "found again, none asked for twice", began.elapsed());
+    note(
+        "coordinator killed, workers pending",
+        "found again, none asked for twice",
+        began.elapsed(),
+    );
     assert_eq!(Launched::numbers(), asked);
 
     // There is room: it scales up, and down to nothing.
