@@ -223,6 +223,7 @@ impl Launcher {
         let id = worker.clone();
         if self.ask(|reply| Question::LetGo(id, reply)).await == Some(true) {
             tracing::info!(%worker, "a worker had no work for long and is let go");
+            self.scaler.gone(self.ways.clock.elapsed(), &worker);
         }
     }
 

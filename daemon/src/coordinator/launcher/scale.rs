@@ -179,6 +179,20 @@ impl Scaler {
         self.error = Some(error);
     }
 
+    /// A worker was drained. It may be gone before the next look.
+    pub fn gone(&mut self, now: Duration, worker: &WorkerId) {
+        let is_its = |launch: &&mut Launch| match &launch.stage {
+            LaunchStage::Connected { worker: own } => *own == worker.0,
+            LaunchStage::Submitting
+            | LaunchStage::Pending { .. }
+            | LaunchStage::Starting
+            | LaunchStage::Leaving => false,
+        };
+        if let Some(launch) = self.launches.values_mut().find(is_its) {
+            launch.leaves(now);
+        }
+    }
+
     /// What people see of it.
     pub fn status(&self) -> LauncherStatus {
         let mut launches: Vec<LaunchStatus> = self

@@ -83,7 +83,16 @@ fn an_idle_worker_goes_after_a_while_and_a_busy_one_stays() {
         assert!(scaler.step(SECOND * at, &load(1, hands(Use::Busy)), running()).is_empty());
     }
     let acts = scaler.step(SECOND * 31, &load(1, hands(Use::Idle)), running());
-    assert_eq!(acts, [Act::LetGo(WorkerId("w3".into()))]);
+    let third = WorkerId("w3".into());
+    assert_eq!(acts, [Act::LetGo(third.clone())]);
+    // Gone before it was seen to leave: it is not to come, and its end is no failure.
+    scaler.gone(SECOND * 31, &third);
+    let two = || hands(Use::Idle)[..2].to_vec();
+    assert!(scaler.step(SECOND * 31, &load(1, two()), running()).is_empty());
+    assert!(!scaler.status().launches.iter().any(|launch| launch.is_coming()));
+    let ended = [&running()[..2], &[seen("l3", dead())]].concat();
+    assert!(scaler.step(SECOND * 31, &load(1, two()), ended).is_empty());
+    assert_eq!(scaler.status().trouble, None);
     // The other is idle only now, and none is to go below the least.
     let mut left = hands(Use::Idle);
     left[0].use_ = Use::Idle;
