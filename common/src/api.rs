@@ -33,6 +33,7 @@ use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
 use crate::session::VisibleDevice;
 use crate::slurm::Placement;
+use crate::storage::StoreSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -502,8 +503,11 @@ impl Checkpoint {
 pub struct CheckpointFiles {
     /// The job.
     pub job: String,
-    /// The artifact store, for `pull --direct`.
+    /// The artifact store's URL, for `pull --direct`.
     pub store: String,
+    /// How the store is spoken to. Credentials are no part of it: whoever pulls takes their own.
+    #[serde(default)]
+    pub storage: StoreSettings,
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Files, of which those under `peft/` make the PEFT adapter and the others the native form.

@@ -2,8 +2,8 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] and [`launch`] (client and coordinator), [`manifest`] (checkpoints).
-//! [`slurm`] is where a process stands in Slurm.
+//! and [`place`] (coordinator and worker), [`api`] and [`launch`] (client and coordinator), [`manifest`] (checkpoints), [`tls`] (who
+//! trusts whom). [`slurm`] is where a process stands in Slurm.
 
 pub mod api;
 pub mod error;

@@ -14,11 +14,12 @@ use crate::ids::{Generation, JobId, WorkerId};
 use crate::job::JobRecord;
 use crate::place::{DevicePhase, Place};
 use crate::slurm::Placement;
+use crate::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of this protocol. Both sides must speak the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// Why a worker of another protocol is refused.
 pub fn other_protocol(who: &str, version: &str, protocol: u32) -> Explained {
@@ -188,8 +189,8 @@ pub enum ToWorker {
         /// Whoever is silent for this long is lost, in milliseconds: a worker for the coordinator, the
         /// coordinator for a worker. Peers allow each other two thirds of it.
         heartbeat_timeout_ms: u64,
-        /// The artifact store.
-        store: String,
+        /// The artifact store. Credentials are no part of it: a worker takes its own.
+        store: StoreAddress,
     },
     /// The worker is refused; it ends with this message.
     Refused {

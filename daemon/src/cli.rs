@@ -62,6 +62,16 @@ struct WorkerArgs {
     /// The coordinator's URL
     #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
     coordinator: String,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file, else the
+    /// system's]
+    #[arg(long, env = "PTV2_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for it; goes before --ca-file
+    #[arg(long, env = "PTV2_CA_FINGERPRINT", value_name = "sha256:HEX")]
+    ca_fingerprint: Option<ptv2_common::tls::Fingerprint>,
+    /// Send the token to another machine in the clear
+    #[arg(long, env = "PTV2_INSECURE_HTTP")]
+    insecure_http: bool,
     /// File with the workers' token; the coordinator keeps it in its state folder
     #[arg(
         long,
@@ -276,6 +286,9 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
     let drain_grace = if slurm.is_some() { SLURM_DRAIN_GRACE } else { DRAIN_GRACE };
     Ok(WorkerConfig {
         coordinator: args.coordinator,
+        ca_file: args.ca_file,
+        ca_fingerprint: args.ca_fingerprint,
+        insecure_http: args.insecure_http,
         token_file: args.token_file,
         device,
         slurm,

@@ -92,11 +92,12 @@ impl Default for LauncherConfig {
 }
 
 impl LauncherConfig {
-    /// Refuses bounds that contradict each other, and options that the launcher says itself.
+    /// Refuses bounds that contradict each other, options that the launcher says itself, and an address that
+    /// workers cannot be sent to: of a coordinator whose certificate `is_named` for others, its own is none.
     ///
     /// # Errors
     /// Names the key.
-    pub fn check(&self, listen: SocketAddr) -> Result<(), Explained> {
+    pub fn check(&self, listen: SocketAddr, is_named: bool) -> Result<(), Explained> {
         let refuse = |key: &str, value: &dyn std::fmt::Display, expected: &str| {
             let key = format!("launcher.{key}");
             Err(Explained::new(format!("`{key}` is {value}")).at(key).expected(expected))
@@ -128,6 +129,11 @@ impl LauncherConfig {
         }
         if let Some(name) = self.export.iter().find(|name| !is_variable(name)) {
             return refuse("export", &format!("`{name}`"), "names of variables");
+        }
+        if self.coordinator.is_none() && is_named {
+            return Err(Explained::new("workers cannot know what this certificate is for")
+                .at("launcher.coordinator")
+                .expected("the coordinator's URL, with a name of `tls.certificate`"));
         }
         if self.kind == LauncherKind::Slurm {
             self.check_slurm(listen)?;
@@ -174,7 +180,7 @@ mod tests {
     fn refused(change: impl FnOnce(&mut LauncherConfig)) -> Option<String> {
         let mut config = LauncherConfig { kind: LauncherKind::Slurm, ..LauncherConfig::default() };
         change(&mut config);
-        config.check(([127, 0, 0, 1], 7341).into()).err().and_then(|error| error.place)
+        config.check(([127, 0, 0, 1], 7341).into(), false).err().and_then(|error| error.place)
     }
 
     #[test]
@@ -207,9 +213,13 @@ mod tests {
     fn nodes_are_not_sent_to_every_address() {
         let config = LauncherConfig { kind: LauncherKind::Slurm, ..LauncherConfig::default() };
         let listen = ([0, 0, 0, 0], 7341).into();
-        let error = config.check(listen).unwrap_err();
+        let error = config.check(listen, false).unwrap_err();
         assert_eq!(error.place.as_deref(), Some("launcher.coordinator"));
         let url = Some("http://10.0.0.1:7341".to_owned());
-        assert!(LauncherConfig { coordinator: url, ..config }.check(listen).is_ok());
+        let listen_here = ([127, 0, 0, 1], 7341).into();
+        let error = config.check(listen_here, true).unwrap_err();
+        assert!(error.what.contains("certificate"), "{error}");
+        let config = LauncherConfig { coordinator: url, ..config };
+        assert!(config.check(listen, false).is_ok() && config.check(listen_here, true).is_ok());
     }
 }

@@ -4,6 +4,7 @@ use super::HubConfig;
 use crate::collective::tcp::Waits;
 use crate::device::Choice;
 use ptv2_common::slurm::Placement;
+use ptv2_common::tls::Fingerprint;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,8 +12,14 @@ use std::time::Duration;
 /// What a worker is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// The coordinator's URL, `http://host:port`.
+    /// The coordinator's URL, `https://host:port`, or `http://host:port` on this machine.
     pub coordinator: String,
+    /// File of authorities that may vouch for the coordinator.
+    pub ca_file: Option<PathBuf>,
+    /// The authority that must vouch for the coordinator, whatever the file says.
+    pub ca_fingerprint: Option<Fingerprint>,
+    /// Whether the token may go to another machine in the clear.
+    pub insecure_http: bool,
     /// File with the workers' token.
     pub token_file: PathBuf,
     /// The device that it was given, and why.

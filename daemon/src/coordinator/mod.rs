@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod journal;
 pub mod launcher;
 pub mod leave;
+mod listen;
 pub mod run;
 pub mod serve;
 pub mod staging;

@@ -33,6 +33,7 @@ use outbox::Outbox;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
 use ptv2_common::session::{Hello, PROTOCOL};
+use ptv2_common::storage::StoreAddress;
 use pulse::Pulse;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -85,8 +86,8 @@ struct Shared {
     outbox: Outbox,
     pulse: Pulse,
     listener: Listener,
-    /// URL of the artifact store, as the coordinator says it.
-    store: OnceLock<String>,
+    /// The artifact store, as the coordinator says it.
+    store: OnceLock<StoreAddress>,
     /// Whoever is silent for this long is lost, in milliseconds, as the coordinator says it.
     timeout_ms: AtomicU64,
     /// Cancelled when the device thread has ended.

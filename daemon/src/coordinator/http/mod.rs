@@ -3,6 +3,7 @@
 
 mod auth;
 mod checkpoints;
+mod gate;
 mod jobs;
 mod launcher;
 mod metrics;
@@ -15,6 +16,7 @@ mod version;
 mod workers;
 
 pub use auth::Tokens;
+pub(super) use gate::{Gate, plain};
 
 use super::accept::{HashCache, Roots};
 use super::driver::{Doors, Input, Question};
@@ -27,14 +29,11 @@ use axum::routing::{get, post};
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
 use ptv2_common::launch::LauncherStatus;
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-
-/// Longest body of a request, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
 
 /// What the handlers share.
 pub struct Edge {
@@ -46,10 +45,12 @@ pub struct Edge {
     pub journal: Journal,
     /// The artifact store.
     pub store: Store,
-    /// Its URL, for `pull --direct`.
-    pub store_url: String,
+    /// Where it is, for `pull --direct`.
+    pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
+    /// What requests may cost.
+    pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
     /// Workers that the coordinator starts itself.
@@ -91,6 +92,7 @@ pub fn router(edge: Edge) -> Router {
         .route("/v1/launcher", get(launcher::status))
         .route("/v1/openapi.json", get(openapi::document))
         .route("/metrics", get(metrics::scrape))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), gate::known))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::user));
     let worker = Router::new()
         .route("/v1/session", get(session::open))
@@ -100,7 +102,8 @@ pub fn router(edge: Edge) -> Router {
         .merge(user)
         .merge(worker)
         .fallback(problem::no_such_route)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), gate::strangers))
+        .layer(DefaultBodyLimit::max(edge.gate.longest_body()))
         .layer(axum::middleware::map_response(version::tell))
         .with_state(edge)
 }

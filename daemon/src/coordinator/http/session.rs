@@ -14,6 +14,10 @@ use tokio::sync::{mpsc, watch};
 
 /// Longest message, in bytes: a report of many steps.
 const LONGEST_MESSAGE: usize = 4 << 20;
+/// What may wait for a worker that takes nothing, in bytes; beyond, it is disconnected.
+const LONGEST_SAID: usize = 16 << 20;
+/// Bytes that a connection reads and writes at once. Thousands of workers each have two such buffers.
+const BUFFER: usize = 8 << 10;
 /// A worker must say who it is within this time.
 const HELLO: Duration = Duration::from_secs(10);
 /// A message must be taken by the network within this time.
@@ -23,7 +27,13 @@ const SENDING: Duration = Duration::from_secs(20);
 static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
 
 pub(super) async fn open(State(edge): State<Shared>, upgrade: WebSocketUpgrade) -> Response {
-    upgrade.max_message_size(LONGEST_MESSAGE).on_upgrade(move |socket| serve(edge, socket))
+    upgrade
+        .max_message_size(LONGEST_MESSAGE)
+        .max_frame_size(LONGEST_MESSAGE)
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(LONGEST_SAID)
+        .on_upgrade(move |socket| serve(edge, socket))
 }
 
 async fn serve(edge: Shared, mut socket: WebSocket) {

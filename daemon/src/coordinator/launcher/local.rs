@@ -26,7 +26,8 @@ struct Running {
 impl Local {
     pub(super) fn new(told: Told, hub: Vec<OsString>) -> Self {
         let Told { program, coordinator, token_file, threads, ca_fingerprint } = told;
-        let process = WorkerProcess { program, coordinator, token_file, threads, hub };
+        let ca_file = None;
+        let process = WorkerProcess { program, coordinator, ca_file, token_file, threads, hub };
         Self { process, ca_fingerprint, running: BTreeMap::new() }
     }
 

@@ -93,7 +93,9 @@ impl Told {
         };
         let token_file = own.token_file.clone();
         let token_file = token_file.unwrap_or_else(|| config.state.join("worker-token"));
-        let fingerprint = std::fs::read_to_string(config.state.join("ca-fingerprint")).ok();
+        let fingerprint = config.state.join(ptv2_common::tls::CA_FINGERPRINT_FILE);
+        let fingerprint =
+            config.tls.own_ca.then(|| read(&fingerprint, "tls.own_ca")).transpose()?;
         Ok(Self {
             program,
             coordinator: own.coordinator.clone().unwrap_or_else(|| url.to_owned()),
