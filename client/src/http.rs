@@ -5,6 +5,7 @@ use crate::failure::{Failure, Kind};
 use crate::render;
 use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
+use ptv2_common::secret::{self, Secret};
 use ptv2_common::tls::{self, Trust};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
@@ -104,6 +105,20 @@ impl Api {
     /// Posts nothing and leaves the answer to the caller.
     pub(crate) async fn post(&self, path: &[&str]) -> Result<Response, Failure> {
         self.accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
+    }
+
+    /// Sends an order, with a body where there is one, and leaves the answer to the caller.
+    pub(crate) async fn order<T: Serialize>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&T>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(method, path)?.timeout(ANSWER_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.accept(request).await
     }
 
     /// Gets an answer that comes in parts, after the event that was seen last.
@@ -314,11 +329,16 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
         Failure::new(Kind::NotPermitted, error)
     };
     let text = std::fs::read_to_string(file)
+        .map(Secret::new)
         .map_err(|error| refused(format!("the token file cannot be read: {error}")))?;
-    if text.trim().is_empty() {
+    if let Some(warning) = secret::exposed(file) {
+        render::note(&format!("warning: {warning}"));
+    }
+    let text = text.expose().trim();
+    if text.is_empty() {
         return Err(refused("the token file is empty".into()));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+    let mut value = HeaderValue::from_str(&format!("Bearer {text}"))
         .map_err(|_| refused("the token file holds something else than a token".into()))?;
     value.set_sensitive(true);
     Ok(value)

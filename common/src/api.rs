@@ -21,6 +21,7 @@
 //! | `POST /v1/workers/{worker}/drain` | 202 |
 //! | `GET /v1/launcher` | [`crate::launch::LauncherStatus`] |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
+//! | `/v1/tokens`, `/v1/audit` | see [`crate::access`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
 //!
 //! Every error is an `application/problem+json` [`Problem`].
@@ -272,6 +273,9 @@ pub struct JobStatus {
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+    /// The name of the token that it was submitted with, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
 }
 
 /// One run of a job with several seeds.

@@ -97,9 +97,9 @@ struct WorkerArgs {
     /// Without a coordinator for this long, write a checkpoint and end
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     orphan_limit: Duration,
-    /// Asked to end, give up the step after this long [default: 5s; inside Slurm 1.5s, so that all is
+    /// Asked to end, give up the step after this long [default: 5s; inside Slurm 1.2s, so that all is
     /// over in 2s]
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "PTV2_DRAIN_GRACE", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain_grace: Option<Duration>,
     #[command(flatten)]
     hub: fetch::HubArgs,
@@ -178,7 +178,7 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
         .with_writer(std::io::stderr)
         .with_ansi(colors);
     match cli.log_format {
-        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Text => log.with_target(false).fmt_fields(crate::log::fields()).init(),
         LogFormat::Json => log.json().event_format(log::Flat).init(),
     }
     Ok(())
@@ -212,7 +212,7 @@ const NOTICE: [SignalKind; 2] = [SignalKind::user_defined1(), SignalKind::user_d
 /// A worker that is asked to end gives up its step after this long.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// The same inside Slurm, which kills what does not end: by default after 30 s, at some sites after 5 s.
-const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1500);
+const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1200);
 
 /// A terminal's and a service manager's way to stop a process.
 const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];

@@ -15,6 +15,7 @@ mod faults;
 pub mod features;
 pub mod hub;
 pub mod local;
+pub mod log;
 pub mod numerics;
 pub mod protocol;
 pub mod tasks;

@@ -82,6 +82,7 @@ enum Request {
     Events { job: JobId, page: Page, reply: Reply<Vec<Event>> },
     Logs { job: JobId, page: Page, reply: Reply<Vec<LogLine>> },
     Metrics { job: JobId, reply: Reply<Vec<MetricsRow>> },
+    Beside(Box<dyn FnOnce(&mut Connection) + Send>),
 }
 
 /// What a journal tells a coordinator that starts.
@@ -174,6 +175,20 @@ impl Journal {
         self.ask(&self.reads, |reply| Request::Metrics { job, reply }).await
     }
 
+    /// Works on tables of the same file that stand beside the journal's own, on the thread that writes.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Explained> {
+        self.ask(&self.writes, |reply| {
+            Request::Beside(Box::new(move |connection| answer(reply, work(connection))))
+        })
+        .await
+    }
+
     async fn ask<T>(
         &self,
         queue: &SyncSender<Request>,
@@ -230,6 +245,7 @@ fn serve(mut connection: Connection, queue: &Receiver<Request>) {
                 answer(reply, file::logs(&connection, &job, page))
             }
             Request::Metrics { job, reply } => answer(reply, file::metrics(&connection, &job)),
+            Request::Beside(work) => work(&mut connection),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod adopt;
+pub mod audit;
 pub mod chores;
 pub mod driver;
 mod entries;
@@ -16,3 +17,4 @@ mod listen;
 pub mod run;
 pub mod serve;
 pub mod staging;
+pub mod tokens;

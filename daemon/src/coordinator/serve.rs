@@ -2,14 +2,16 @@
 
 use super::accept::{HashCache, Roots};
 use super::adopt;
+use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Gate, Tokens, plain, router};
+use super::http::{Edge, Gate, Hosts, plain, router};
 use super::journal::{Entry, Journal, Past};
 use super::launcher::{Launcher, Ways};
 use super::leave::Leaver;
 use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
+use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
@@ -60,7 +62,8 @@ impl Coordinator {
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let clock = Steady::start(last);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
-        let tokens = Tokens::open(&state)?;
+        let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
+        let audit = Audit::open(&journal).await?;
         let (launches, seen_launches) = watch::channel(LauncherStatus::default());
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
@@ -85,6 +88,8 @@ impl Coordinator {
             store,
             store_address,
             tokens,
+            audit,
+            hosts: Hosts::of(listener.address(), &config.hosts),
             gate: Gate::new(&config.http),
             roots,
             launches: seen_launches,

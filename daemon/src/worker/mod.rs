@@ -32,6 +32,7 @@ use orders::Orders;
 use outbox::Outbox;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
+use ptv2_common::secret::Secret;
 use ptv2_common::session::{Hello, PROTOCOL};
 use ptv2_common::storage::StoreAddress;
 use pulse::Pulse;
@@ -82,6 +83,8 @@ const ENDING: Duration = Duration::from_millis(100);
 struct Shared {
     config: WorkerConfig,
     hello: Hello,
+    /// Proves to the coordinator, at each connection, that this is still the process that joined.
+    session: Secret,
     orders: Orders,
     outbox: Outbox,
     pulse: Pulse,
@@ -120,6 +123,8 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let Some(listener) = listen(&config, &shutdown).await? else { return Ok(()) };
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| Explained::from_error(&error))?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| Explained::from_error(&error))?;
     let hello = Hello {
         protocol: PROTOCOL,
         worker: WorkerId::from_random(random),
@@ -142,6 +147,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let shared = Arc::new(Shared {
         config,
         hello,
+        session: Secret::new(hex::encode(secret)),
         orders: Orders::default(),
         outbox: Outbox::default(),
         pulse,

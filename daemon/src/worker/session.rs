@@ -4,8 +4,10 @@ use super::Shared;
 use super::retry::Pauses;
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
+use ptv2_common::access::SESSION_HEADER;
 use ptv2_common::api::Problem;
 use ptv2_common::error::Explained;
+use ptv2_common::secret::{self, Secret};
 use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use ptv2_common::tls::{self, Trust};
 use std::path::Path;
@@ -47,6 +49,9 @@ enum Ended {
 /// # Errors
 /// When it is refused, or was without a coordinator for longer than `orphan_limit`.
 pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<(), Explained> {
+    if let Some(warning) = secret::exposed(&shared.config.token_file) {
+        tracing::warn!("{warning}");
+    }
     let mut pauses = Pauses::between(FIRST_PAUSE, LONGEST_PAUSE);
     let orphan_limit = shared.config.orphan_limit;
     let mut orphaned_at = Instant::now() + orphan_limit;
@@ -120,7 +125,7 @@ async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
     }
     // `ws` for `http`, `wss` for `https`.
     let url = url.as_str().replacen("http", "ws", 1);
-    let request = request(&url, &config.token_file).await?;
+    let request = request(&url, shared).await?;
     let sizes = WebSocketConfig::default()
         .max_message_size(Some(LONGEST_ORDER))
         .max_frame_size(Some(LONGEST_ORDER));
@@ -134,9 +139,12 @@ async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
     }
 }
 
-/// The request that opens a session, with the workers' token.
-async fn request(url: &str, token_file: &Path) -> Result<http::Request<()>, ConnectError> {
-    let token = tokio::fs::read_to_string(token_file).await.map_err(|error| {
+/// The request that opens a session, with the workers' token and the secret of this process.
+async fn request(url: &str, shared: &Shared) -> Result<http::Request<()>, ConnectError> {
+    let token_file = &shared.config.token_file;
+    // Read at each attempt: the coordinator may have made it only now.
+    let token = tokio::fs::read_to_string(token_file).await.map(Secret::new);
+    let token = token.map_err(|error| {
         ConnectError::Failed(format!(
             "the workers' token {} cannot be read: {error}",
             token_file.display()
@@ -146,12 +154,17 @@ async fn request(url: &str, token_file: &Path) -> Result<http::Request<()>, Conn
         let error = Explained::new(format!("`{url}` cannot be dialled: {error}"));
         ConnectError::Refused(error.at("--coordinator"))
     })?;
-    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.trim()));
-    let bearer = bearer.map_err(|_| {
+    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()));
+    let mut bearer = bearer.map_err(|_| {
         let error = Explained::new("the token is no text").at(token_file.display().to_string());
         ConnectError::Refused(error)
     })?;
+    let mut session = http::HeaderValue::from_str(shared.session.expose())
+        .map_err(|_| ConnectError::Failed("the session's secret is no text".into()))?;
+    bearer.set_sensitive(true);
+    session.set_sensitive(true);
     request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
+    request.headers_mut().insert(SESSION_HEADER, session);
     Ok(request)
 }
 
@@ -163,7 +176,10 @@ fn turned_away(token_file: &Path, answer: &http::Response<Option<Vec<u8>>>) -> C
         (http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN, _) => ConnectError::Refused(
             Explained::new("the coordinator refuses this worker's token")
                 .at(token_file.display().to_string())
-                .expected("the `worker-token` of the coordinator's state folder")
+                .expected(
+                    "the `worker-token` of the coordinator's state folder, or a join token that has \
+                     neither ended nor been used up or revoked",
+                )
                 .hint("copy it here and name it by --token-file"),
         ),
         (http::StatusCode::BAD_REQUEST, Some(problem)) => ConnectError::Refused(problem.error),

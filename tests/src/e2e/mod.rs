@@ -25,5 +25,6 @@ mod seeds;
 mod signals;
 mod tasks;
 mod tls;
+mod tokens;
 mod units;
 mod wire;

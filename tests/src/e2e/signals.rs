@@ -26,7 +26,7 @@ fn slow_steps(data: &Path) -> String {
 #[test]
 fn inside_slurm_a_worker_gives_up_a_step_that_takes_too_long() {
     let Some(data) = superglue() else { return };
-    let mut cluster = Cluster::by_file(&data);
+    let mut cluster = Cluster::start(0, 1);
     cluster.set("SLURM_JOB_ID", "7".into());
     for asked in [libc::SIGTERM, libc::SIGUSR1] {
         cluster.worker(1, &[]);
@@ -86,8 +86,8 @@ fn a_run_goes_on_by_its_key_in_the_next_allocation() {
         assert_eq!(submit(&cluster, &job, &more, "calm"), id, "{}", cluster.logs());
         let checkpoints = cluster.json(&["checkpoints", &id]);
         let steps = checkpoints.as_array().unwrap().iter().map(|one| one["step"].as_u64().unwrap());
-        let kept = steps.max().unwrap();
-        assert!(kept >= 20, "{checkpoints:#}");
+        let kept = steps.max().unwrap_or(0);
+        assert!(kept >= 20, "{checkpoints:#}\n{}", cluster.logs());
         cluster.worker(1, &[]);
         cluster.worker(1, &[]);
         if life == 0 {

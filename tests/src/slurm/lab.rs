@@ -94,6 +94,11 @@ pub(crate) fn slurm(program: &str, args: &[&str]) -> String {
     text(&run.stdout).trim().to_owned()
 }
 
+/// Starts a requeued job. Slurm kills one that starts in the very second in which its former start was revoked.
+pub(crate) fn start_soon(id: &str) {
+    slurm("scontrol", &["update", &format!("jobid={id}"), "StartTime=now+2"]);
+}
+
 /// A template.
 pub(crate) fn template(name: &str) -> PathBuf {
     root().join("configs/slurm").join(name)
@@ -151,7 +156,6 @@ impl Lab {
             .arg(script)
             .args(args)
             .env("PTV2_DATA", roots.join(":"))
-            .env("PTV2_INTERFACE", "lo")
             .envs(settings.iter().copied())
             .current_dir(self.folder.path())
             .output()
@@ -229,15 +233,11 @@ impl Batch<'_> {
         since.elapsed()
     }
 
-    /// Starts it now where a requeue has put it off.
+    /// Starts it soon where a requeue has put it off.
     pub(crate) fn starts_again(&self) {
         self.is("PENDING");
-        // It cannot be told as long as the former start is being cleaned up.
-        poll("the next start", || {
-            let update = ["update", &format!("jobid={}", self.id), "StartTime=now"];
-            drop(command("scontrol").args(update).output());
-            (self.field("JobState") == "RUNNING").then_some(())
-        });
+        start_soon(&self.id);
+        self.is("RUNNING");
     }
 
     /// The state folder of its coordinator.

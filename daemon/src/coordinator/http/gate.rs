@@ -10,10 +10,11 @@ mod tests;
 use super::problem::Refusal;
 use crate::config::HttpConfig;
 use crate::coordinator::listen::{Held, whose};
+use crate::coordinator::tokens::Caller;
 use axum::Router;
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::header::{AUTHORIZATION, CONNECTION, RETRY_AFTER};
+use axum::http::header::{CONNECTION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -124,7 +125,7 @@ impl Gate {
 
     /// Whose request it is: one of a token that was found good.
     fn caller(&self, request: &Request) -> u64 {
-        self.keys.hash_one(request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes))
+        self.keys.hash_one(request.extensions().get::<Caller>().map(|caller| &caller.token))
     }
 
     fn in_turn(&self, caller: u64) -> Result<(), Response> {

@@ -6,10 +6,11 @@ use crate::clock;
 use crate::coordinator::accept::{self, Roots};
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
-use axum::Json;
+use crate::coordinator::tokens::Caller;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
@@ -31,14 +32,16 @@ const LIVES: usize = 100;
 ))]
 pub(super) async fn submit(
     State(edge): State<Shared>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let spec = request.spec;
     let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
     let (id, now) = new_job(&edge)?;
-    let record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
-    match claimed(&edge, request.idempotency_key.as_deref(), record).await? {
+    let mut record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
+    record.submitted_by = Some(caller.principal.clone());
+    match claimed(&edge, &caller, request.idempotency_key.as_deref(), record).await? {
         Claimed::Known(job) => Ok((StatusCode::OK, Json(*job))),
         Claimed::New(record) => enter(&edge, record).await,
     }
@@ -63,10 +66,22 @@ pub(super) enum Claimed {
 /// Looks whether a submit repeats another.
 pub(super) async fn claimed(
     edge: &Edge,
+    caller: &Caller,
     key: Option<&str>,
-    mut record: JobRecord,
+    record: JobRecord,
 ) -> Result<Claimed, Refusal> {
-    let Some(key) = key else { return Ok(Claimed::New(Box::new(record))) };
+    let claimed = match key {
+        Some(key) => claimed_by(edge, key, record).await?,
+        None => Claimed::New(Box::new(record)),
+    };
+    caller.about(match &claimed {
+        Claimed::Known(job) => job.id.clone(),
+        Claimed::New(record) => record.id.to_string(),
+    });
+    Ok(claimed)
+}
+
+async fn claimed_by(edge: &Edge, key: &str, mut record: JobRecord) -> Result<Claimed, Refusal> {
     let mut key = key.to_owned();
     for _ in 0..LIVES {
         let first = match idempotency::claim(&edge.store, &key, &record).await {

@@ -184,11 +184,13 @@ mod tests {
     use crate::clock::Steady;
     use crate::config::{HttpConfig, HubConfig};
     use crate::coordinator::accept::{HashCache, Roots};
+    use crate::coordinator::audit::Audit;
     use crate::coordinator::driver::{Doors, Input, Question};
     use crate::coordinator::fetches::Fetches;
-    use crate::coordinator::http::{Edge, Gate, Tokens};
+    use crate::coordinator::http::{Edge, Gate, Hosts};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use crate::coordinator::tokens::Tokens;
     use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
     use tokio::sync::mpsc;
@@ -227,10 +229,12 @@ mod tests {
         let edge = Arc::new(Edge {
             doors: Doors { inputs, changes: changes.clone(), trouble },
             clock: Steady::start(Duration::ZERO),
+            tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
+            audit: Audit::open(&journal).await.unwrap(),
             journal,
             store: store_address.open().unwrap(),
             store_address,
-            tokens: Tokens::open(folder.path()).unwrap(),
+            hosts: Hosts::default(),
             gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
             launches: watch::channel(LauncherStatus::default()).1,

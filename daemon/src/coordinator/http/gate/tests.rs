@@ -1,5 +1,7 @@
 use super::*;
+use axum::http::header::AUTHORIZATION;
 use axum::routing::{get, post};
+use ptv2_common::access::Scope;
 use std::num::NonZeroU32;
 use tokio::sync::mpsc;
 
@@ -7,9 +9,14 @@ use tokio::sync::mpsc;
 /// `good` is.
 fn routes(http: &HttpConfig) -> Router {
     let gate = Gate::new(http);
-    let check = async |request: Request, next: Next| match request.headers().get(AUTHORIZATION) {
-        Some(token) if token.as_bytes().starts_with(b"good") => next.run(request).await,
-        Some(_) | None => StatusCode::UNAUTHORIZED.into_response(),
+    let check = async |mut request: Request, next: Next| {
+        let token = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let Some(token) = token.filter(|token| token.starts_with(b"good")) else {
+            return StatusCode::UNAUTHORIZED.into_response();
+        };
+        let caller = Caller::named(&String::from_utf8_lossy(token), Scope::Admin);
+        request.extensions_mut().insert(caller);
+        next.run(request).await
     };
     let never = || Body::from_stream(futures_util::stream::pending::<Result<Bytes, axum::Error>>());
     Router::new()
