@@ -12,6 +12,7 @@ pub mod gc;
 pub mod http;
 pub mod idempotency;
 pub mod journal;
+pub mod launcher;
 pub mod leave;
 mod listen;
 pub mod recover;

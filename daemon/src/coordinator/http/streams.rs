@@ -191,6 +191,7 @@ mod tests {
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
     use crate::coordinator::tokens::Tokens;
+    use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
@@ -238,6 +239,7 @@ mod tests {
             hosts: Hosts::default(),
             gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
+            launches: watch::channel(LauncherStatus::default()).1,
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),

@@ -7,7 +7,9 @@ mod events;
 mod facts;
 mod groups;
 mod job;
+mod launches;
 mod limits;
+mod load;
 mod members;
 mod reports;
 mod schedule;
@@ -20,7 +22,9 @@ mod view;
 
 pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
+pub use launches::explain;
 pub use limits::Limits;
+pub use load::{Hand, Load, Use};
 pub use upkeep::Standing;
 
 use groups::Stopping;
@@ -246,6 +250,12 @@ impl Cluster {
     /// was sent back to the queue.
     pub fn is_newest(&self, id: &JobId, generation: Generation) -> bool {
         self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
+    }
+
+    /// The generation and the step that a job has come to, for the log.
+    pub fn reached(&self, id: &JobId) -> (Option<u64>, Option<u64>) {
+        let job = self.jobs.get(id);
+        (job.map(|job| job.generation.0), job.map(|job| job.step))
     }
 
     /// The limits in effect.

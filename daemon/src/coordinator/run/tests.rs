@@ -220,6 +220,7 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        launch: None,
         slurm: None,
         visible_device: None,
         attached: None,
