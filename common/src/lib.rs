@@ -12,6 +12,8 @@ pub mod job;
 pub mod manifest;
 pub mod place;
 pub mod plan;
+#[cfg(test)]
+mod proptests;
 pub mod session;
 pub mod spec;
 pub mod storage;

@@ -174,7 +174,7 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
     let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(move || crate::log_lines::OneLine::new(colors))
         .with_ansi(colors);
     match cli.log_format {
         LogFormat::Text => log.with_target(false).init(),

@@ -14,7 +14,10 @@ mod faults;
 pub mod features;
 pub mod hub;
 pub mod local;
+pub mod log_lines;
 pub mod numerics;
+#[cfg(test)]
+mod proptests;
 pub mod protocol;
 pub mod tasks;
 #[cfg(feature = "torch")]

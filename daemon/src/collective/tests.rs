@@ -1,5 +1,7 @@
 //! The conformance suite that every transport must pass, and what is TCP's own.
 
+mod attacks;
+
 use super::tcp::{GroupSpec, Listener, Peer, Tcp, Waits};
 use super::{AbortHandle, Collective, CollectiveError};
 use crate::numerics::batches::deal;

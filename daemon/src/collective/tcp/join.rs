@@ -127,14 +127,11 @@ impl Listener {
         deadline: Instant,
     ) -> std::io::Result<TcpStream> {
         // What waits for an older generation of this job will never be taken.
-        let is_old = |greeting: &Greeting| {
-            greeting.job == spec.job && greeting.generation < spec.generation
-        };
+        let is_old =
+            |greeting: &Greeting| greeting.job == spec.job && greeting.generation < spec.generation;
         let is_ours = |caller: &Caller| {
             let Greeting { job, generation, from, to, nonce: _ } = &caller.greeting;
-            *job == spec.job
-                && *generation == spec.generation
-                && (*from, *to) == (rank, spec.rank)
+            *job == spec.job && *generation == spec.generation && (*from, *to) == (rank, spec.rank)
         };
         // A recorded greeting has its seal, and is heard once.
         let mut heard: Vec<[u8; NONCE]> = Vec::new();

@@ -4,7 +4,7 @@
 
 use super::greeting::{Greeting, PROOF, Within};
 use std::collections::VecDeque;
-use std::io::{Read, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +25,15 @@ pub(super) struct Caller {
     pub(super) greeting: Greeting,
     pub(super) seal: [u8; PROOF],
     pub(super) socket: TcpStream,
+}
+
+impl Caller {
+    /// Tells it to wait. Whoever has gone meanwhile, or speaks before it is asked, does not.
+    fn waits(&mut self) -> bool {
+        let says_nothing = |error: Error| error.kind() == ErrorKind::WouldBlock;
+        self.socket.peek(&mut [0]).is_err_and(says_nothing)
+            && self.socket.write_all(&[WAIT]).is_ok()
+    }
 }
 
 /// Connections that wait for their generation to be known here.
@@ -97,7 +106,7 @@ impl Mailbox {
         loop {
             let left = due.saturating_duration_since(crate::clock::now());
             if left.is_zero() {
-                pending.retain_mut(|caller| caller.socket.write_all(&[WAIT]).is_ok());
+                pending.retain_mut(Caller::waits);
                 due = crate::clock::now() + WAITING;
                 continue;
             }
@@ -127,7 +136,7 @@ impl Mailbox {
             }
             let left = deadline.saturating_duration_since(crate::clock::now());
             if left.is_zero() || is_over() {
-                return Err(std::io::Error::other("it did not connect in time"));
+                return Err(Error::other("it did not connect in time"));
             }
             let waited = self.arrived.wait_timeout(pending, left.min(pause));
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
