@@ -2,8 +2,10 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+//! and [`place`] (coordinator and worker), [`api`] and [`access`] (client and coordinator), [`manifest`]
+//! (checkpoints).
 
+pub mod access;
 pub mod api;
 pub mod error;
 pub mod hub;
@@ -14,10 +16,12 @@ pub mod place;
 pub mod plan;
 #[cfg(test)]
 mod proptests;
+pub mod secret;
 pub mod session;
 pub mod spec;
 pub mod storage;
 pub mod task;
+pub mod text;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -16,6 +16,9 @@ pub struct CoordinatorConfig {
     /// Whether an address that other machines reach may be listened on, although what is said there
     /// is not encrypted: tokens and data can be read on the way.
     pub insecure_listen: bool,
+    /// Names by which it may be asked for besides those of loopback, where it listens on loopback behind a
+    /// proxy or a tunnel that passes on a name of its own.
+    pub hosts: Vec<String>,
     /// Folder of the journal, the tokens and the lock. One coordinator a folder.
     pub state: PathBuf,
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
@@ -34,6 +37,7 @@ impl Default for CoordinatorConfig {
         Self {
             listen: DEFAULT_LISTEN.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7341))),
             insecure_listen: false,
+            hosts: Vec::new(),
             state: DEFAULT_STATE.into(),
             store: None,
             roots: Vec::new(),

@@ -78,6 +78,7 @@ enum Request {
     Events { job: JobId, after: u64, reply: Reply<Vec<Event>> },
     Logs { job: JobId, after: u64, reply: Reply<Vec<LogLine>> },
     Metrics { job: JobId, reply: Reply<Vec<MetricsRow>> },
+    Beside(Box<dyn FnOnce(&mut Connection) + Send>),
 }
 
 /// What a journal tells a coordinator that starts.
@@ -147,6 +148,20 @@ impl Journal {
         self.ask(|reply| Request::Metrics { job, reply }).await
     }
 
+    /// Works on tables of the same file that stand beside the journal's own, on its thread.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Explained> {
+        self.ask(|reply| {
+            Request::Beside(Box::new(move |connection| answer(reply, work(connection))))
+        })
+        .await
+    }
+
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Explained> {
         let (reply, answer) = oneshot::channel();
         self.requests.try_send(request(reply)).map_err(|error| match error {
@@ -189,6 +204,7 @@ fn serve(mut connection: Connection, queue: &Receiver<Request>) {
                 answer(reply, file::logs(&connection, &job, after))
             }
             Request::Metrics { job, reply } => answer(reply, file::metrics(&connection, &job)),
+            Request::Beside(work) => work(&mut connection),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod adopt;
+pub mod audit;
 pub mod chores;
 pub mod driver;
 mod entries;
@@ -13,3 +14,4 @@ pub mod journal;
 pub mod run;
 pub mod serve;
 pub mod staging;
+pub mod tokens;

@@ -2,11 +2,13 @@
 
 use super::accept::{HashCache, Roots};
 use super::adopt;
+use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Tokens, router};
+use super::http::{Edge, Hosts, router};
 use super::journal::{Entry, Journal, Past};
 use super::run::{Cluster, Fact, Recorded};
+use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
@@ -54,7 +56,8 @@ impl Coordinator {
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let clock = Steady::start(last);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
-        let tokens = Tokens::open(&state)?;
+        let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
+        let audit = Audit::open(&journal).await?;
         let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
@@ -75,6 +78,8 @@ impl Coordinator {
             store,
             store_url,
             tokens,
+            audit,
+            hosts: Hosts::of(address, &config.hosts),
             roots,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
@@ -101,8 +106,11 @@ impl Coordinator {
         std::fs::write(&place, format!("http://{}\n", self.address))
             .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
         let stop = shutdown.clone();
-        let server = axum::serve(self.listener, router(self.edge))
-            .with_graceful_shutdown(async move { stop.cancelled().await });
+        let server = axum::serve(
+            self.listener,
+            router(self.edge).into_make_service_with_connect_info::<SocketAddr>(),
+        )
+        .with_graceful_shutdown(async move { stop.cancelled().await });
         let server = tokio::spawn(async move { server.await });
         let result = self.driver.run().await;
         shutdown.cancel();

@@ -29,6 +29,7 @@ use orders::Orders;
 use outbox::Outbox;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
+use ptv2_common::secret::Secret;
 use ptv2_common::session::{Hello, PROTOCOL};
 use pulse::Pulse;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,6 +76,8 @@ pub fn prepare_process() -> Result<(), Explained> {
 struct Shared {
     config: WorkerConfig,
     hello: Hello,
+    /// Proves to the coordinator, at each connection, that this is still the process that joined.
+    session: Secret,
     orders: Orders,
     outbox: Outbox,
     pulse: Pulse,
@@ -117,6 +120,8 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     })?;
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| Explained::from_error(&error))?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| Explained::from_error(&error))?;
     let hello = Hello {
         protocol: PROTOCOL,
         worker: WorkerId::from_random(random),
@@ -135,6 +140,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let shared = Arc::new(Shared {
         config,
         hello,
+        session: Secret::new(hex::encode(secret)),
         orders: Orders::default(),
         outbox: Outbox::default(),
         pulse,

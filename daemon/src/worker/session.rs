@@ -4,7 +4,9 @@ use super::Shared;
 use super::retry::Pauses;
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
+use ptv2_common::access::SESSION_HEADER;
 use ptv2_common::error::Explained;
+use ptv2_common::secret::{self, Secret};
 use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -37,6 +39,9 @@ enum Ended {
 /// # Errors
 /// When it is refused, or was without a coordinator for longer than `orphan_limit`.
 pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<(), Explained> {
+    if let Some(warning) = secret::exposed(&shared.config.token_file) {
+        tracing::warn!("{warning}");
+    }
     let mut pauses = Pauses::between(FIRST_PAUSE, LONGEST_PAUSE);
     let orphan_limit = shared.config.orphan_limit;
     let mut orphaned_at = Instant::now() + orphan_limit;
@@ -102,7 +107,8 @@ async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
         ));
     };
     // Read at each attempt: the coordinator may have made it only now.
-    let token = tokio::fs::read_to_string(&config.token_file).await.map_err(|error| {
+    let token = tokio::fs::read_to_string(&config.token_file).await.map(Secret::new);
+    let token = token.map_err(|error| {
         ConnectError::Failed(format!(
             "the workers' token {} cannot be read: {error}",
             config.token_file.display()
@@ -112,20 +118,31 @@ async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
     let mut request = request.map_err(|error| {
         refused(Explained::new(format!("`{url}` cannot be dialled: {error}")).at("--coordinator"))
     })?;
-    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.trim()));
-    let bearer = bearer.map_err(|_| {
+    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()));
+    let mut bearer = bearer.map_err(|_| {
         refused(Explained::new("the token is no text").at(config.token_file.display().to_string()))
     })?;
+    let mut session = http::HeaderValue::from_str(shared.session.expose())
+        .map_err(|_| ConnectError::Failed("the session's secret is no text".into()))?;
+    bearer.set_sensitive(true);
+    session.set_sensitive(true);
     request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
+    request.headers_mut().insert(SESSION_HEADER, session);
     match connect_async(request).await {
         Ok((socket, _)) => Ok(socket),
         Err(tungstenite::Error::Http(answer))
-            if answer.status() == http::StatusCode::UNAUTHORIZED =>
+            if matches!(
+                answer.status(),
+                http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN
+            ) =>
         {
             Err(refused(
                 Explained::new("the coordinator refuses this worker's token")
                     .at(config.token_file.display().to_string())
-                    .expected("the `worker-token` of the coordinator's state folder")
+                    .expected(
+                        "the `worker-token` of the coordinator's state folder, or a join token that has \
+                         neither ended nor been used up or revoked",
+                    )
                     .hint("copy it here and name it by --token-file"),
             ))
         }

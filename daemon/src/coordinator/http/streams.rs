@@ -175,11 +175,13 @@ mod tests {
     use crate::clock::Steady;
     use crate::config::HubConfig;
     use crate::coordinator::accept::{HashCache, Roots};
+    use crate::coordinator::audit::Audit;
     use crate::coordinator::driver::{Doors, Input, Question};
     use crate::coordinator::fetches::Fetches;
-    use crate::coordinator::http::{Edge, Tokens};
+    use crate::coordinator::http::{Edge, Hosts};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use crate::coordinator::tokens::Tokens;
     use std::sync::Arc;
     use std::time::Duration;
     use tokio::sync::mpsc;
@@ -217,10 +219,12 @@ mod tests {
         let edge = Arc::new(Edge {
             doors: Doors { inputs, changes: changes.clone(), trouble },
             clock: Steady::start(Duration::ZERO),
+            tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
+            audit: Audit::open(&journal).await.unwrap(),
             journal,
             store: ptv2_common::storage::open(&store_url).unwrap(),
             store_url,
-            tokens: Tokens::open(folder.path()).unwrap(),
+            hosts: Hosts::default(),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
