@@ -18,7 +18,7 @@ help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
 	@echo "make test-attack              all attacks on a coordinator that trains, six minutes; target/attacks.md"
-	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.txt"
+	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
 	@echo "make deny                     licences and sources of the dependencies"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
@@ -86,8 +86,7 @@ test-attack: libtorch
 
 # With the release build, on a machine that is idle.
 bench-api: release
-	PTV2_BENCH_PROGRAMS=$(CURDIR)/target/release \
-	cargo test --workspace -- --ignored --nocapture status_beside_many_followers
+	cargo test --release --package ptv2-tests status_beside_many_followers -- --ignored --nocapture
 
 # Licences, sources and unwanted crates of all dependencies.
 deny:

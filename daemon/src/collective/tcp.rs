@@ -9,9 +9,7 @@
 //! from one that is stopped or cut off.
 
 mod frame;
-mod greeting;
 mod join;
-mod mailbox;
 mod pings;
 
 pub use join::{GroupSpec, Listener, Peer};

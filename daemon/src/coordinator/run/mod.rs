@@ -13,6 +13,7 @@ mod reports;
 mod schedule;
 #[cfg(test)]
 mod simulation;
+mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
