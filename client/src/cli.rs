@@ -1,7 +1,9 @@
 //! What can be typed: commands, options and the environment variables behind them.
 
+mod access;
 mod trained;
 
+pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::manifest::Which;
 use ptv2_common::spec::WorkerRange;
@@ -18,7 +20,7 @@ Exit codes:
     3  the coordinator is unreachable, or its answer is of no use
     4  no such job (or checkpoint, or worker), or several jobs of that name
     5  the job was cancelled
-    6  not permitted: no token, or a wrong one
+    6  not permitted: no token, a wrong one, or one whose scope is too small
     7  the time-out passed and the job goes on
   130  Ctrl-C: while following, the job goes on
 
@@ -102,6 +104,11 @@ pub(crate) enum Command {
     Workers,
     /// Lets a worker finish its step, leave its group and end.
     Drain(DrainArgs),
+    /// Makes, lists and revokes tokens: who may do what.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Lists who did what, and who was refused, newest first.
+    Audit(AuditArgs),
     /// Prints the completions for a shell. Needs no coordinator.
     Completions(CompletionsArgs),
     /// Writes the manual pages of ptv2ctl and of each of its commands. Needs no coordinator.

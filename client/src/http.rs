@@ -3,13 +3,17 @@
 use crate::cli::Global;
 use crate::failure::{Failure, Kind};
 use crate::render;
+use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
+use ptv2_common::secret::{self, Secret};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,6 +36,8 @@ pub(crate) struct Api {
     client: reqwest::Client,
     base: Url,
     token_file: PathBuf,
+    /// Whether it was said that the versions differ.
+    versions_differ: Arc<AtomicBool>,
 }
 
 impl Api {
@@ -43,6 +49,7 @@ impl Api {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, read_token(&token_file)?);
         let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("ptv2ctl/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers)
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(SILENCE_MAX)
@@ -54,7 +61,7 @@ impl Api {
         let client = builder
             .build()
             .map_err(|error| Failure::new(Kind::BadAnswer, Explained::from_error(&error)))?;
-        Ok(Self { client, base, token_file })
+        Ok(Self { client, base, token_file, versions_differ: Arc::default() })
     }
 
     /// Gets and decodes an answer.
@@ -94,6 +101,20 @@ impl Api {
         self.accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// Sends an order, with a body where there is one, and leaves the answer to the caller.
+    pub(crate) async fn order<T: Serialize>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&T>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(method, path)?.timeout(ANSWER_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.accept(request).await
+    }
+
     /// Gets an answer that comes in parts, after the event that was seen last.
     pub(crate) async fn stream(
         &self,
@@ -113,6 +134,7 @@ impl Api {
 
     async fn accept(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let answer = request.send().await.map_err(|error| unreachable(&error))?;
+        self.compare_versions(&answer);
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -125,6 +147,22 @@ impl Api {
             failure.error.place = Some(format!("{} at {url}", self.token_file.display()));
         }
         Err(failure)
+    }
+
+    /// Says once when the coordinator is of another version: most things work, and those that do not are
+    /// then understood.
+    fn compare_versions(&self, answer: &Response) {
+        let said = answer.headers().get(VERSION_HEADER).and_then(|said| said.to_str().ok());
+        if let Some(said) = said
+            && said != ptv2_common::VERSION
+            && !self.versions_differ.swap(true, Ordering::Relaxed)
+        {
+            render::note(&format!(
+                "note: this is ptv2ctl {}, and the coordinator is ptv2 {said}; where an answer is \
+                 not understood, install the same version",
+                ptv2_common::VERSION
+            ));
+        }
     }
 }
 
@@ -274,11 +312,16 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
         Failure::new(Kind::NotPermitted, error)
     };
     let text = std::fs::read_to_string(file)
+        .map(Secret::new)
         .map_err(|error| refused(format!("the token file cannot be read: {error}")))?;
-    if text.trim().is_empty() {
+    if let Some(warning) = secret::exposed(file) {
+        render::note(&format!("warning: {warning}"));
+    }
+    let text = text.expose().trim();
+    if text.is_empty() {
         return Err(refused("the token file is empty".into()));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+    let mut value = HeaderValue::from_str(&format!("Bearer {text}"))
         .map_err(|_| refused("the token file holds something else than a token".into()))?;
     value.set_sensitive(true);
     Ok(value)

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     // Before anything is started: most of what is wrong is wrong in the words themselves.
     let cli = cli::Cli::parse();
+    ptv2_common::tls::install_provider();
     ExitCode::from(match run(cli) {
         Ok(outcome) => outcome.exit_code(),
         Err(failure) => render::failure(&failure),

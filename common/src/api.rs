@@ -20,6 +20,7 @@
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
+//! | `/v1/tokens`, `/v1/audit` | see [`crate::access`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
 //!
 //! Every error is an `application/problem+json` [`Problem`].
@@ -31,6 +32,9 @@ use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+/// The header by which each answer says the coordinator's version.
+pub const VERSION_HEADER: &str = "ptv2-version";
 
 /// Events, and log lines, of one answer at most: who wants more asks again, after the last.
 pub const LONGEST_LIST: u32 = 10_000;
@@ -254,6 +258,9 @@ pub struct JobStatus {
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+    /// The name of the token that it was submitted with, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
 }
 
 /// One run of a job with several seeds.

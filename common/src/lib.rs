@@ -22,6 +22,7 @@ pub mod spec;
 pub mod storage;
 pub mod task;
 pub mod text;
+pub mod tls;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -17,7 +17,14 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// The version of this protocol. Both sides must speak the same.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+
+/// Why a worker of another protocol is refused.
+pub fn other_protocol(who: &str, version: &str, protocol: u32) -> Explained {
+    Explained::new(format!("{who} is ptv2 {version} and speaks protocol {protocol}"))
+        .expected(format!("protocol {PROTOCOL} of ptv2 {}", crate::VERSION))
+        .hint("install the same version of ptv2 on all machines")
+}
 
 /// All that bits depend on besides the job: one group holds one fingerprint.
 #[derive(

@@ -1,9 +1,10 @@
 //! `ptv2d`'s commands.
 
+mod config;
 mod fetch;
 
 use crate::collective::tcp::Waits;
-use crate::config::{CoordinatorConfig, DEFAULT_LISTEN, DEFAULT_STATE, WorkerConfig};
+use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
 use crate::local;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,20 +43,15 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the coordinator: API, queue, membership, staging, journal
-    Coordinator(CoordinatorArgs),
+    Coordinator(config::ConfigArgs),
     /// Run one worker for one device
     Worker(WorkerArgs),
     /// Run coordinator and workers on this machine
     Local(LocalArgs),
+    /// Show the coordinator's configuration: each key, its value, and where that came from
+    CheckConfig(config::ConfigArgs),
     /// Fetch a backbone from a hub of models, as jobs with an hf:// path have it fetched
     Fetch(fetch::FetchArgs),
-}
-
-#[derive(Debug, Args)]
-struct CoordinatorArgs {
-    /// Configuration file; see configs/coordinator.toml
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
 }
 
 /// What computes.
@@ -119,17 +115,10 @@ struct LocalArgs {
     /// What computes
     #[arg(long, value_enum, default_value = "auto")]
     device: Device,
-    /// Folder of journal, tokens and artifact store
-    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE)]
-    state: PathBuf,
-    /// Address of the API; port 0 takes any free one and writes it to `<state>/address`
-    #[arg(long, value_name = "ADDR", default_value = DEFAULT_LISTEN)]
-    listen: SocketAddr,
-    /// Listen on an address that other machines reach, unencrypted
-    #[arg(long)]
-    insecure_listen: bool,
-    /// Folder that jobs may read from, besides the current one (can be repeated)
-    #[arg(long, value_name = "PATH")]
+    #[command(flatten)]
+    config: config::ConfigArgs,
+    /// Folder or URL of a store that jobs may read from, besides the current folder (can be repeated)
+    #[arg(long, value_name = "PATH_OR_URL")]
     allow: Vec<PathBuf>,
     #[command(flatten)]
     hub: fetch::HubArgs,
@@ -138,11 +127,13 @@ struct LocalArgs {
 /// Runs the command line. Errors go to standard error with a hint.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    ptv2_common::tls::install_provider();
     if let Err(error) = start_log(&cli) {
         return fail(&error);
     }
     let result = match cli.command {
         Command::Coordinator(args) => coordinator(&args),
+        Command::CheckConfig(args) => args.show(),
         Command::Worker(args) => worker(args),
         Command::Local(args) => run_local(args),
         Command::Fetch(args) => fetch::run(args),
@@ -174,10 +165,10 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
     let colors = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(move || crate::log_lines::OneLine::new(colors))
+        .with_writer(std::io::stderr)
         .with_ansi(colors);
     match cli.log_format {
-        LogFormat::Text => log.with_target(false).init(),
+        LogFormat::Text => log.with_target(false).fmt_fields(crate::log::fields()).init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())
@@ -208,8 +199,8 @@ fn stop_on(signals: &[SignalKind], shutdown: &CancellationToken) -> Result<(), E
 /// A terminal's and a service manager's way to stop a process.
 const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];
 
-fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
-    let config = CoordinatorConfig::read(&args.config)?;
+fn coordinator(args: &config::ConfigArgs) -> Result<(), Explained> {
+    let config = args.layers()?.config()?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         stop_on(&STOP, &shutdown)?;
@@ -218,16 +209,10 @@ fn coordinator(args: &CoordinatorArgs) -> Result<(), Explained> {
 }
 
 fn run_local(args: LocalArgs) -> Result<(), Explained> {
-    let mut roots = vec![PathBuf::from(".")];
-    roots.extend(args.allow);
-    let config = CoordinatorConfig {
-        listen: args.listen,
-        insecure_listen: args.insecure_listen,
-        state: args.state,
-        roots,
-        hub: args.hub.config()?,
-        ..CoordinatorConfig::default()
-    };
+    let mut config = args.config.layers()?.config()?;
+    config.roots.push(".".into());
+    config.roots.extend(args.allow);
+    config.hub = args.hub.over(config.hub)?;
     let (Device::Auto | Device::Cpu) = args.device;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();

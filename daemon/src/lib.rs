@@ -14,7 +14,7 @@ mod faults;
 pub mod features;
 pub mod hub;
 pub mod local;
-pub mod log_lines;
+pub mod log;
 pub mod numerics;
 #[cfg(test)]
 mod proptests;

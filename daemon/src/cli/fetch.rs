@@ -44,13 +44,19 @@ pub(super) struct FetchArgs {
 }
 
 impl HubArgs {
-    /// As a configuration; a variable that is set to nothing is as good as none.
+    /// As a configuration.
     pub(super) fn config(self) -> Result<HubConfig, Explained> {
+        self.over(HubConfig::default())
+    }
+
+    /// Over a configuration; a variable that is set to nothing is as good as none.
+    pub(super) fn over(self, config: HubConfig) -> Result<HubConfig, Explained> {
+        let folder = self.hub_cache.filter(|folder| !folder.as_os_str().is_empty());
         let config = HubConfig {
-            endpoint: self.hub_endpoint.filter(|url| !url.is_empty()),
-            cache: self.hub_cache.filter(|folder| !folder.as_os_str().is_empty()),
-            token_file: self.hub_token_file,
-            ..HubConfig::default()
+            endpoint: self.hub_endpoint.filter(|url| !url.is_empty()).or(config.endpoint),
+            cache: folder.or(config.cache),
+            token_file: self.hub_token_file.or(config.token_file),
+            ..config
         };
         config.check()?;
         Ok(config)

@@ -5,7 +5,7 @@ use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The coordinator's configuration file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,22 +48,6 @@ impl Default for CoordinatorConfig {
 }
 
 impl CoordinatorConfig {
-    /// Reads a configuration file. Relative folders are meant from the current folder.
-    ///
-    /// # Errors
-    /// Names the file, and the key and line where it is wrong.
-    pub fn read(path: &Path) -> Result<Self, Explained> {
-        let at = |error: Explained| error.at(path.display().to_string());
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            at(Explained::new(format!("the configuration cannot be read: {error}")))
-        })?;
-        let config: Self = toml::from_str(&text).map_err(|error| {
-            at(Explained::new(format!("the configuration is refused: {error}")))
-        })?;
-        config.check().map_err(at)?;
-        Ok(config)
-    }
-
     /// Refuses what would be unsafe.
     ///
     /// # Errors
@@ -99,6 +83,14 @@ impl CoordinatorConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Layers;
+    use std::path::Path;
+
+    fn read(path: &Path) -> Result<CoordinatorConfig, Explained> {
+        let mut layers = Layers::defaults()?;
+        layers.file(path)?;
+        layers.config()
+    }
 
     #[test]
     fn other_machines_are_kept_out_unless_allowed() {
@@ -114,7 +106,7 @@ mod tests {
     #[test]
     fn the_example_states_the_defaults() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/coordinator.toml");
-        assert_eq!(CoordinatorConfig::read(Path::new(path)).unwrap(), CoordinatorConfig::default());
+        assert_eq!(read(Path::new(path)).unwrap(), CoordinatorConfig::default());
     }
 
     #[test]
@@ -122,10 +114,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
         std::fs::write(&path, "listne = \"127.0.0.1:1\"").unwrap();
-        let error = CoordinatorConfig::read(&path).unwrap_err();
+        let error = read(&path).unwrap_err();
         assert!(error.what.contains("listne"), "{error:?}");
         std::fs::write(&path, "[limits]\nheartbeat_timeout = \"3s\"").unwrap();
-        let limits = CoordinatorConfig::read(&path).unwrap().limits;
+        let limits = read(&path).unwrap().limits;
         assert_eq!(limits.heartbeat_timeout, std::time::Duration::from_secs(3));
     }
 }

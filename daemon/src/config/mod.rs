@@ -3,10 +3,12 @@
 mod coordinator;
 pub mod duration;
 mod hub;
+mod layers;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use layers::{Layers, Origin};
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

@@ -76,3 +76,32 @@ fn a_wrong_start_says_what_to_do() {
     fails(&["worker", "--coordinator", "ftp://x"], "http://host:port");
     fails(&["local", "--device", "cuda"], "cuda");
 }
+
+/// Each layer goes over the ones before, and each value says where it came from.
+#[test]
+fn a_configuration_says_where_each_value_came_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("coordinator.toml");
+    std::fs::write(&file, "state = \"/var/lib/ptv2\"\n[limits]\nqueue_limit = 5\n").unwrap();
+    let check = |variables: &[(&str, &str)], more: &[&str]| {
+        let mut command = Command::new(binary("ptv2d"));
+        command.args(["check-config", "--config"]).arg(&file).args(more);
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let good = check(&[("PTV2_LIMITS__PAIR_FAILURES", "9")], &["--listen", "127.0.0.1:7"]);
+    assert!(good.status.success(), "{}", text(&good.stderr));
+    let shown = text(&good.stdout);
+    for line in [
+        format!("queue_limit = 5  # {}", file.display()),
+        "pair_failures = 9  # PTV2_LIMITS__PAIR_FAILURES".into(),
+        "listen = \"127.0.0.1:7\"  # --listen".into(),
+        "blame_grace = \"300ms\"  # default".into(),
+    ] {
+        assert!(shown.contains(&line), "{line}: {shown}");
+    }
+    let bad = check(&[("PTV2_LISTEN", "0.0.0.0:7")], &[]);
+    assert!(!bad.status.success());
+    assert!(text(&bad.stderr).contains("listen, set by PTV2_LISTEN"), "{}", text(&bad.stderr));
+    let misspelled = check(&[("PTV2_LIMITS__QUEUE_LIMT", "7")], &[]);
+    assert!(text(&misspelled.stderr).contains("did you mean PTV2_LIMITS__QUEUE_LIMIT"));
+}

@@ -190,6 +190,7 @@ impl Cluster {
 
     /// A folder for a cluster, of which nothing runs yet.
     pub(crate) fn new(program: &str) -> Self {
+        ptv2_common::tls::install_provider();
         Self {
             folder: tempfile::tempdir().unwrap(),
             daemon: None,

@@ -22,4 +22,5 @@ mod recipes;
 mod score;
 mod seeds;
 mod tasks;
+mod tokens;
 mod wire;

@@ -43,6 +43,7 @@ impl Coordinator {
     /// Starts one on any free port. All of its limits are the defaults.
     pub(super) async fn start(program: &Path, data: &Path) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        ptv2_common::tls::install_provider();
         let mut coordinator = Self {
             program: program.to_owned(),
             folder,

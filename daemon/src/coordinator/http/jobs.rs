@@ -6,10 +6,11 @@ use crate::clock;
 use crate::coordinator::accept::{self, Roots};
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
-use axum::Json;
+use crate::coordinator::tokens::Caller;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
@@ -28,14 +29,16 @@ use std::sync::Arc;
 ))]
 pub(super) async fn submit(
     State(edge): State<Shared>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let spec = request.spec;
     let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
     let (id, now) = new_job(&edge)?;
-    let record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
-    match claimed(&edge, request.idempotency_key.as_deref(), record).await? {
+    let mut record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
+    record.submitted_by = Some(caller.principal.clone());
+    match claimed(&edge, &caller, request.idempotency_key.as_deref(), record).await? {
         Claimed::Known(job) => Ok((StatusCode::OK, Json(*job))),
         Claimed::New(record) => enter(&edge, record).await,
     }
@@ -60,15 +63,20 @@ pub(super) enum Claimed {
 /// Looks whether a submit repeats another.
 pub(super) async fn claimed(
     edge: &Edge,
+    caller: &Caller,
     key: Option<&str>,
     mut record: JobRecord,
 ) -> Result<Claimed, Refusal> {
-    let Some(key) = key else { return Ok(Claimed::New(Box::new(record))) };
+    let Some(key) = key else {
+        caller.about(record.id.to_string());
+        return Ok(Claimed::New(Box::new(record)));
+    };
     match idempotency::claim(&edge.store, key, &record).await {
         Ok(Claim::First) => {}
         Ok(Claim::Repeated(first)) => {
             let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
             if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
+                caller.about(job.id.clone());
                 return Ok(Claimed::Known(Box::new(job)));
             }
             // The first submit died between its key and its journal: this one takes its place.
@@ -77,6 +85,7 @@ pub(super) async fn claimed(
         Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
         Err(error) => return Err(Refusal::unavailable(error)),
     }
+    caller.about(record.id.to_string());
     Ok(Claimed::New(Box::new(record)))
 }
 

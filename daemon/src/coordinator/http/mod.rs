@@ -13,6 +13,7 @@ mod routes;
 mod scores;
 mod session;
 mod streams;
+mod version;
 mod workers;
 
 pub use origin::Hosts;

@@ -4,13 +4,13 @@
 use super::auth::{self, Gate};
 use super::{
     LONGEST_BODY, Shared, access, checkpoints, jobs, metrics, openapi, origin, problem, scores,
-    session, streams, workers,
+    session, streams, version, workers,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::handler::Handler;
 use axum::http::Method;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn_with_state, map_response};
 use axum::routing::{self, MethodRouter};
 use ptv2_common::access::Scope;
 use std::sync::Arc;
@@ -89,5 +89,6 @@ pub(super) fn router(edge: &Shared) -> Router {
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(from_fn_with_state(Arc::clone(edge), auth::identify))
         .layer(from_fn_with_state(Arc::clone(edge), origin::check))
+        .layer(map_response(version::tell))
         .with_state(Arc::clone(edge))
 }

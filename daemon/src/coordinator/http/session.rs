@@ -1,7 +1,7 @@
 //! A worker's WebSocket: messages in both directions until either side ends it.
 
 use super::problem::Refusal;
-use super::{Shared, auth};
+use super::{Shared, auth, version};
 use crate::clock::millis;
 use crate::coordinator::audit;
 use crate::coordinator::driver::{Input, MESSAGES_WAITING};
@@ -61,24 +61,26 @@ pub(super) async fn open(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok());
-    let session = session.filter(|secret| SECRET.contains(&secret.len())).ok_or_else(|| {
-        Refusal::malformed(format!("the header `{SESSION_HEADER}` bears no secret of a worker"))
-    })?;
-    let remote = auth::remote(&parts.extensions);
-    let guest = Guest { caller, session: Secret::new(session), remote };
+    let session = Secret::new(session.unwrap_or_default());
+    let guest = Guest { caller, session, remote: auth::remote(&parts.extensions) };
     let upgrade = upgrade.map_err(|error| Refusal::malformed(error.body_text()))?;
     let upgrade = upgrade.max_message_size(LONGEST_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| serve(edge, guest, socket)))
 }
 
 async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
-    let hello = match tokio::time::timeout(HELLO, socket.recv()).await {
-        Ok(Some(Ok(Message::Text(text)))) => match serde_json::from_str(&text) {
-            Ok(Envelope { message: FromWorker::Hello(hello), .. }) => hello,
-            Ok(_) => return close(socket, "the first message must be `hello`").await,
-            Err(error) => return close(socket, &error.to_string()).await,
-        },
+    let text = match tokio::time::timeout(HELLO, socket.recv()).await {
+        Ok(Some(Ok(Message::Text(text)))) => text,
         Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
+    };
+    if let Some(error) = version::foreign_hello(&text) {
+        tracing::warn!(%error, "a worker is refused");
+        return refuse(socket, error).await;
+    }
+    let hello = match serde_json::from_str(&text) {
+        Ok(Envelope { message: FromWorker::Hello(hello), .. }) => hello,
+        Ok(_) => return close(socket, "the first message must be `hello`").await,
+        Err(error) => return close(socket, &error.to_string()).await,
     };
     // From before it is let in, so that no revocation is missed.
     let revocations = edge.tokens.revocations();
@@ -86,9 +88,7 @@ async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
         Ok(()) => {}
         Err(Denied::Unavailable(error)) => return close(socket, &error.to_string()).await,
         Err(Denied::Malformed(error) | Denied::Unknown(error) | Denied::Refused(error)) => {
-            // It may have gone already.
-            drop(say(&mut socket, &ToWorker::Refused { error }).await);
-            return close(socket, "refused").await;
+            return refuse(socket, error).await;
         }
     }
     let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
@@ -110,21 +110,26 @@ async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
 /// Looks whether a worker may join, or is the one that joined before; and notes it.
 async fn let_in(edge: &Shared, guest: &Guest, worker: &WorkerId) -> Result<(), Denied> {
     let now = millis(edge.clock.elapsed());
-    let admitted = if is_id(worker) {
-        let Guest { caller, session, .. } = guest;
-        edge.tokens.admit(worker, session.expose(), &caller.token, now).await
-    } else {
-        Err(Denied::Malformed(
-            Explained::new(format!("`{}` is no worker's id", escaped_to(&worker.0, 40)))
-                .expected("`w` and ten hexadecimal digits")
+    let Guest { caller, session, remote } = guest;
+    let malformed = |what: String| {
+        Denied::Malformed(
+            Explained::new(what)
+                .expected("`w` and ten hexadecimal digits, and a secret that no other process has")
                 .hint("install the same version of ptv2 on all machines"),
-        ))
+        )
+    };
+    let admitted = if !is_id(worker) {
+        Err(malformed(format!("`{}` is no worker's id", escaped_to(&worker.0, 40))))
+    } else if !SECRET.contains(&session.expose().len()) {
+        Err(malformed(format!("the header `{SESSION_HEADER}` bears no secret of worker {worker}")))
+    } else {
+        edge.tokens.admit(worker, session.expose(), &caller.token, now).await
     };
     let action = if admitted.is_ok() { "worker joined" } else { "worker refused" };
     let event = AuditEvent {
-        principal: Some(guest.caller.principal.clone()),
-        token: Some(guest.caller.token.clone()),
-        remote: guest.remote.clone(),
+        principal: Some(caller.principal.clone()),
+        token: Some(caller.token.clone()),
+        remote: remote.clone(),
         subject: Some(worker.to_string()),
         ..audit::new(action, now)
     };
@@ -214,6 +219,12 @@ async fn talk(
             }
         }
     }
+}
+
+/// Tells a worker that it is refused. It may have gone already.
+async fn refuse(mut socket: WebSocket, error: Explained) {
+    drop(say(&mut socket, &ToWorker::Refused { error }).await);
+    close(socket, "refused").await;
 }
 
 async fn say(socket: &mut WebSocket, message: &ToWorker) -> Result<(), String> {

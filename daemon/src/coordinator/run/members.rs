@@ -2,21 +2,16 @@
 
 use super::groups::Change;
 use super::{Action, Cluster, Job, Warmth, Worker, note};
-use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
-use ptv2_common::session::{Attached, Hello, PROTOCOL, Stage, ToWorker};
+use ptv2_common::session::{self, Attached, Hello, PROTOCOL, Stage, ToWorker};
 use std::time::Duration;
 
 impl Cluster {
     pub(super) fn joined(&mut self, now: Duration, hello: Hello, actions: &mut Vec<Action>) {
         let id = hello.worker.clone();
         if hello.protocol != PROTOCOL {
-            let error = Explained::new(format!(
-                "worker {id} is ptv2 {} and speaks protocol {}",
-                hello.version, hello.protocol
-            ))
-            .expected(format!("protocol {PROTOCOL} of ptv2 {}", ptv2_common::VERSION))
-            .hint("install the same version of ptv2 on all machines");
+            let who = format!("worker {id}");
+            let error = session::other_protocol(&who, &hello.version, hello.protocol);
             actions.push(Action::Tell(id.clone(), ToWorker::Refused { error }));
             actions.push(Action::Disconnect(id));
             return;

@@ -25,6 +25,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
         spec,
         spec_sha256: String::new(),
         submitted_unix_ms: 0,
+        submitted_by: None,
         backbone: PinnedBackbone {
             directory: "/m".into(),
             config_sha256: String::new(),

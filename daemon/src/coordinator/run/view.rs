@@ -103,6 +103,7 @@ impl Cluster {
             }),
             warnings: job.warnings.clone(),
             submitted_unix_ms: record.submitted_unix_ms,
+            submitted_by: record.submitted_by.clone(),
         }
     }
 

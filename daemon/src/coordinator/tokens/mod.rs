@@ -142,7 +142,7 @@ impl Tokens {
             return None;
         }
         let before = token.last_used.load(Ordering::Relaxed);
-        if now.saturating_sub(before) >= COARSE_MS {
+        if before == 0 || now.saturating_sub(before) >= COARSE_MS {
             token.last_used.store(now, Ordering::Relaxed);
             self.note_use(status.id.clone(), now);
         }
