@@ -45,6 +45,7 @@ fn record() -> JobRecord {
         spec: JobSpec::from_value(spec()).unwrap(),
         spec_sha256: "00".repeat(32),
         submitted_unix_ms: 1,
+        submitted_by: Some("user".into()),
         backbone: PinnedBackbone {
             directory: "/m".into(),
             hub: None,

@@ -53,10 +53,10 @@ pub(super) fn paths(target: &Target, effort: Effort) {
     println!("{tried} names in paths");
 }
 
-/// Each parameter of each query.
+/// Each parameter of each query. The job is there, so nothing that would end it is asked.
 pub(super) fn queries(target: &Target) {
     let mut tried = 0;
-    for route in routes::routes(target) {
+    for route in routes::routes(target).into_iter().filter(|route| route.method == "GET") {
         let path = route.filled(|_, name| match name {
             "which" => "last".into(),
             _ => target.job.clone(),
@@ -64,10 +64,8 @@ pub(super) fn queries(target: &Target) {
         for parameter in route.query.iter().map(String::as_str).chain(["unknown", "token"]) {
             for (name, text) in tricks() {
                 let path = format!("{path}?{parameter}={}", encoded(&text));
-                let request = Request::new(&route.method, &path).token(&token(target, &route));
-                let bytes =
-                    if route.method == "GET" { request.bytes() } else { request.json("{}") };
-                let answer = target.ask(&bytes);
+                let request = Request::new("GET", &path).token(&token(target, &route));
+                let answer = target.ask(&request.bytes());
                 let asked = format!("{} {}?{parameter}: {name}", route.method, route.path);
                 target.is_harmless(&answer, &asked);
                 assert!(parameter != "token" || answer.status >= 400, "{asked}: {answer:?}");
@@ -97,7 +95,7 @@ pub(super) fn specs(target: &Target, effort: Effort) {
     for key in &keys {
         for (name, text) in tricks() {
             let mut changed = valid.clone();
-            *changed.pointer_mut(key).unwrap_or_else(|| panic!("{key}")) = text.into();
+            set(&mut changed, key, text.into());
             let answer = plan(target, &changed);
             let asked = format!("{key}: {name}");
             target.is_harmless(&answer, &asked);
@@ -111,6 +109,12 @@ pub(super) fn specs(target: &Target, effort: Effort) {
 fn plan(target: &Target, spec: &Value) -> http::Answer {
     let body = json!({"spec": spec}).to_string();
     target.ask(&Request::new("POST", "/v1/plan").token(target.token(Scope::Submit)).json(&body))
+}
+
+/// Sets what a pointer leads to, whether it is there or not.
+fn set(value: &mut Value, pointer: &str, to: Value) {
+    let keys = pointer.split('/').skip(1);
+    *keys.fold(value, |value, key| &mut value[key]) = to;
 }
 
 /// Pointers to all values that are neither objects nor lists.

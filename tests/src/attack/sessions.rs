@@ -12,7 +12,7 @@ use ptv2_common::place::{DevicePhase, Place};
 use ptv2_common::session::{
     Attached, Envelope, Fingerprint, FromWorker, Hello, LeaveReason, PROTOCOL, Stage,
 };
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -180,16 +180,14 @@ fn endless_parts(target: &Target) -> String {
 /// Many messages of a worker that has joined, which is still there afterwards, or was cut off.
 fn flood(target: &Target, count: usize, message: &Message) -> String {
     let mut socket = joined(target, 3);
-    // Answers wait in the socket; nobody reads them.
-    for number in 0..count {
-        if let Err(error) = socket.write(message.clone()) {
-            return format!("closed after {number}: {error}");
-        }
-    }
-    match socket.flush() {
-        Ok(()) => "taken, in turn".into(),
-        Err(error) => format!("closed: {error}"),
-    }
+    let mut answers = socket.get_ref().try_clone().unwrap();
+    let reads = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let sent = (0..count).try_for_each(|_| socket.write(message.clone()));
+    let sent = sent.and_then(|()| socket.flush());
+    // It may have been shut by the other side.
+    drop(socket.get_ref().shutdown(Shutdown::Both));
+    drop(reads.join().unwrap());
+    sent.map_or_else(|error| format!("closed: {error}"), |()| "taken, in turn".into())
 }
 
 fn hello_twice(target: &Target) -> String {
