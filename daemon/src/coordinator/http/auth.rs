@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use ptv2_common::access::{AuditEvent, SESSION_HEADER, Scope};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A route's door.
 #[derive(Clone)]
@@ -83,18 +84,32 @@ pub(super) async fn guard(State(gate): State<Gate>, mut request: Request, next: 
     }
 }
 
-/// A stream that goes on for hours ends when the token that it was opened with is revoked.
+/// A stream that goes on for hours ends when the token that it was opened with is revoked or expires.
 fn while_good(edge: Shared, answer: Response, caller: Caller) -> Response {
     let kind = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if !kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
         return answer;
     }
+    let now = millis(edge.clock.elapsed());
+    let left = caller.expires_unix_ms.map(|at| Duration::from_millis(at.saturating_sub(now)));
+    let expired = async move {
+        match left {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+    };
     let revoked = async move {
         let mut revocations = edge.tokens.revocations();
         // The sender lives as long as the tokens do.
         drop(revocations.wait_for(|_| !edge.tokens.is_good(&caller.token)).await);
     };
-    answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(revoked))))
+    let over = async move {
+        tokio::select! {
+            () = expired => {}
+            () = revoked => {}
+        }
+    };
+    answer.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(over))))
 }
 
 /// Where a request came from.

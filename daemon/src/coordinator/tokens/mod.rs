@@ -47,6 +47,8 @@ pub struct Caller {
     pub token: String,
     /// What the token is good for.
     pub scope: Scope,
+    /// When it ends, in milliseconds since 1970.
+    pub expires_unix_ms: Option<u64>,
     /// What the request turned out to be about, for the audit.
     subject: Arc<OnceLock<String>>,
 }
@@ -150,6 +152,7 @@ impl Tokens {
             principal: status.name.clone(),
             token: status.id.clone(),
             scope: status.scope,
+            expires_unix_ms: status.expires_unix_ms,
             subject: Arc::default(),
         })
     }
