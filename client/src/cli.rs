@@ -7,6 +7,7 @@ pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::manifest::Which;
 use ptv2_common::spec::WorkerRange;
+use ptv2_common::tls::Fingerprint;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -55,6 +56,16 @@ pub(crate) struct Global {
     /// File that holds the token [default: .ptv2/token].
     #[arg(long, global = true, value_name = "FILE", env = "PTV2_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file,
+    /// else the system's].
+    #[arg(long, global = true, value_name = "FILE", env = "PTV2_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for the coordinator; goes before --ca-file.
+    #[arg(long, global = true, value_name = "sha256:HEX", env = "PTV2_CA_FINGERPRINT")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+    /// Sends the token to another machine in the clear.
+    #[arg(long, global = true, env = "PTV2_INSECURE_HTTP")]
+    pub(crate) insecure_http: bool,
 }
 
 /// How data is printed.

@@ -30,6 +30,9 @@ use crate::job::Score;
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
+use crate::session::VisibleDevice;
+use crate::slurm::Placement;
+use crate::storage::StoreSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -492,8 +495,11 @@ impl Checkpoint {
 pub struct CheckpointFiles {
     /// The job.
     pub job: String,
-    /// The artifact store, for `pull --direct`.
+    /// The artifact store's URL, for `pull --direct`.
     pub store: String,
+    /// How the store is spoken to. Credentials are no part of it: whoever pulls takes their own.
+    #[serde(default)]
+    pub storage: StoreSettings,
     /// The checkpoint.
     pub checkpoint: Checkpoint,
     /// Files, of which those under `peft/` make the PEFT adapter and the others the native form.
@@ -510,6 +516,12 @@ pub struct WorkerStatus {
     pub host: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// The GPU that it was given, whether its build computes on it or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_device: Option<VisibleDevice>,
+    /// Where it stands in Slurm, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Placement>,
     /// Compute threads.
     pub threads: u32,
     /// What its bits depend on.

@@ -53,8 +53,12 @@ impl Explained {
         let mut what = error.to_string();
         let mut cause = error.source();
         while let Some(source) = cause {
-            what.push_str(": ");
-            what.push_str(&source.to_string());
+            let words = source.to_string();
+            // Some errors tell their cause themselves.
+            if !what.contains(&words) {
+                what.push_str(": ");
+                what.push_str(&words);
+            }
             cause = source.source();
         }
         Self::new(what)

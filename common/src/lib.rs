@@ -3,7 +3,7 @@
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
 //! and [`place`] (coordinator and worker), [`api`] and [`access`] (client and coordinator), [`manifest`]
-//! (checkpoints).
+//! (checkpoints), [`tls`] (who trusts whom), [`slurm`] (where a process stands in Slurm).
 
 pub mod access;
 pub mod api;
@@ -18,6 +18,7 @@ pub mod plan;
 mod proptests;
 pub mod secret;
 pub mod session;
+pub mod slurm;
 pub mod spec;
 pub mod storage;
 pub mod task;

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod collective;
 pub mod config;
 pub mod coordinator;
+pub mod device;
 #[cfg(feature = "faults")]
 mod faults;
 pub mod features;

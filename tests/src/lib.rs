@@ -21,4 +21,6 @@ mod parity_bf16;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod slurm;
+#[cfg(test)]
 mod superglue;

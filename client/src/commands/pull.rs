@@ -12,7 +12,7 @@ use ptv2_common::api::{Checkpoint, CheckpointFiles, JobStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{FileEntry, Which};
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use serde::Serialize;
 use source::Source;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,12 @@ pub(crate) async fn run(global: &Global, args: &PullArgs) -> Result<Outcome, Fai
 async fn find(global: &Global, args: &PullArgs) -> Result<Found, Failure> {
     if let Some(location) = &args.store {
         let job = full_id(&args.job)?;
-        return find_in_store(source::open(location)?, job, (args.checkpoint, args.seed)).await;
+        return find_in_store(
+            source::open(&location.as_str().into())?,
+            job,
+            (args.checkpoint, args.seed),
+        )
+        .await;
     }
     let api = Api::new(global)?;
     let job: JobStatus = api.get(&["jobs", &args.job]).await?;
@@ -79,7 +84,8 @@ async fn find(global: &Global, args: &PullArgs) -> Result<Found, Failure> {
     let path = ["jobs", &job.id, "checkpoints", &which];
     let answer: CheckpointFiles = api.get_with(&path, seed.as_slice()).await?;
     let source = if args.direct {
-        Source::Store { store: source::open(&answer.store)?, job: full_id(&job.id)? }
+        let address = StoreAddress { url: answer.store, settings: answer.storage };
+        Source::Store { store: source::open(&address)?, job: full_id(&job.id)? }
     } else {
         Source::Coordinator { api, job: job.id }
     };

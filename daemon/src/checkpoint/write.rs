@@ -114,7 +114,7 @@ impl Writer {
     /// Puts a data object. One that exists is verified, and written again if it is damaged.
     async fn put_data(&self, entry: &FileEntry, bytes: Bytes) -> Result<(), Explained> {
         let key = data_key(&self.job.id, &entry.sha256);
-        let put = put_create(&self.store, &key, bytes.clone()).await;
+        let put = storage::put_content(&self.store, &key, bytes.clone()).await;
         if put.map_err(|error| failed(&key, &error))? == Put::Created {
             return Ok(());
         }

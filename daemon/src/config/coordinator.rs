@@ -1,8 +1,9 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, StorageConfig, TlsConfig};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
+use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,10 +25,16 @@ pub struct CoordinatorConfig {
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
     /// folder. Workers must reach it too.
     pub store: Option<String>,
+    /// How a store in a cloud is spoken to.
+    pub storage: StorageConfig,
     /// Folders that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How TLS is spoken.
+    pub tls: TlsConfig,
+    /// Bounds on connections and requests.
+    pub http: HttpConfig,
     /// Bounds on waits and sizes.
     pub limits: Limits,
 }
@@ -40,8 +47,11 @@ impl Default for CoordinatorConfig {
             hosts: Vec::new(),
             state: DEFAULT_STATE.into(),
             store: None,
+            storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
+            tls: TlsConfig::default(),
+            http: HttpConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -51,27 +61,43 @@ impl CoordinatorConfig {
     /// Refuses what would be unsafe.
     ///
     /// # Errors
-    /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`].
+    /// For an address that other machines reach without TLS or the flag that allows it; and those of
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
-        if self.listen.ip().is_loopback() || self.insecure_listen {
+        self.storage.check()?;
+        self.tls.check()?;
+        self.http.check()?;
+        if !self.is_open_to_others() || self.insecure_listen {
             return Ok(());
         }
         Err(Explained::new(format!("`listen` is {}, which other machines reach", self.listen))
             .at("listen")
-            .expected("a loopback address, or `insecure_listen` (`--insecure-listen`)")
-            .hint("what is said there is not encrypted; allow it on a trusted network only"))
+            .expected("a loopback address, or TLS: `[tls]` in the configuration, or `--tls`")
+            .hint(
+                "`own_ca = true` in `[tls]` (`--tls`) is enough; `insecure_listen` (`--insecure-listen`) allows \
+                 it without TLS, for a network where nobody listens: tokens and data can be read on the way",
+            ))
     }
 
-    /// URL of the artifact store in effect.
+    /// Whether other machines reach it, and nothing that is said there is encrypted.
+    pub fn is_open_to_others(&self) -> bool {
+        !self.listen.ip().is_loopback() && !self.tls.is_on()
+    }
+
+    /// The artifact store in effect.
     ///
     /// # Errors
     /// When the current folder cannot be told.
-    pub fn store_url(&self) -> Result<String, Explained> {
-        if let Some(store) = &self.store {
-            return Ok(store.clone());
-        }
+    pub fn store_address(&self) -> Result<StoreAddress, Explained> {
+        let url = match &self.store {
+            Some(url) => url.clone(),
+            None => self.default_store()?,
+        };
+        Ok(StoreAddress { url, settings: self.storage.clone() })
+    }
+
+    fn default_store(&self) -> Result<String, Explained> {
         let folder = std::path::absolute(self.state.join("store"))
             .map_err(|error| Explained::from_error(&error))?;
         url::Url::from_file_path(&folder)
@@ -98,7 +124,11 @@ mod tests {
             listen: ([0, 0, 0, 0], 7341).into(),
             ..CoordinatorConfig::default()
         };
-        assert!(config.check().unwrap_err().expected.unwrap().contains("--insecure-listen"));
+        let error = config.check().unwrap_err();
+        assert!(error.expected.unwrap().contains("--tls"));
+        assert!(error.hint.unwrap().contains("--insecure-listen"));
+        let tls = TlsConfig { own_ca: true, ..TlsConfig::default() };
+        assert!(CoordinatorConfig { tls, ..config.clone() }.check().is_ok());
         assert!(CoordinatorConfig { insecure_listen: true, ..config }.check().is_ok());
         assert!(CoordinatorConfig::default().check().is_ok());
     }

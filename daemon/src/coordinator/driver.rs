@@ -16,7 +16,7 @@ use crate::clock::{self, Steady};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub struct Driver {
     cluster: Cluster,
     journal: Journal,
     store: Store,
-    store_url: String,
+    store_address: StoreAddress,
     inputs: mpsc::Receiver<Input>,
     results: mpsc::Sender<Input>,
     connections: BTreeMap<WorkerId, Connection>,
@@ -123,8 +123,8 @@ pub struct Beginning {
     pub journal: Journal,
     /// The artifact store.
     pub store: Store,
-    /// Its URL, for workers.
-    pub store_url: String,
+    /// Where it is, for workers.
+    pub store_address: StoreAddress,
 }
 
 /// The ways into a driver.
@@ -144,12 +144,13 @@ impl Driver {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
-        let Beginning { cluster, unstaged, reported, clock, journal, store, store_url } = beginning;
+        let Beginning { cluster, unstaged, reported, clock, journal, store, store_address } =
+            beginning;
         let driver = Self {
             cluster,
             journal,
             store,
-            store_url,
+            store_address,
             inputs,
             results: sender.clone(),
             connections: BTreeMap::new(),
@@ -234,7 +235,7 @@ impl Driver {
         let welcome = ToWorker::Welcome {
             heartbeat_interval_ms: clock::millis(timeout / 5),
             heartbeat_timeout_ms: clock::millis(timeout),
-            store: self.store_url.clone(),
+            store: self.store_address.clone(),
         };
         self.connections.insert(worker.clone(), connection);
         if hello.protocol == ptv2_common::session::PROTOCOL {

@@ -1,10 +1,11 @@
 //! Idempotency keys: a create-only object ties a key to the first job that was submitted with it, so
 //! that a repeated submit finds that job even when the journal is gone.
 
+use crate::checkpoint::read;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::job::JobRecord;
-use ptv2_common::manifest::idempotency_object;
+use ptv2_common::manifest::{generations_prefix, idempotency_object};
 use ptv2_common::storage::{self, Put, Store, put_create, sha256};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,19 @@ pub async fn claim(store: &Store, key: &str, record: &JobRecord) -> Result<Claim
     ))
 }
 
+/// Whether a job has begun a generation. One without a checkpoint is not adopted from the store.
+///
+/// # Errors
+/// Those of the store.
+pub async fn has_begun(store: &Store, job: &JobId) -> Result<bool, Explained> {
+    Ok(!read::list(store, &generations_prefix(job)).await?.is_empty())
+}
+
+/// The key that stands for this one once the job that it found was lost.
+pub fn after(key: &str, lost: &JobId) -> String {
+    format!("{key}\0after {lost}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +107,19 @@ mod tests {
         assert_eq!(claim(by("j2", Some("anna"))).await, Claim::First);
         assert_eq!(claim(by("j3", Some("user"))).await, Claim::Repeated(JobId("j1".into())));
         assert_eq!(claim(by("j4", Some("anna"))).await, Claim::Repeated(JobId("j2".into())));
+    }
+
+    #[tokio::test]
+    async fn a_lost_job_leaves_its_key_to_the_next() {
+        let (_folder, store) = crate::checkpoint::tests::store();
+        let first = JobId("j0".into());
+        assert!(!has_begun(&store, &first).await.unwrap());
+        crate::checkpoint::tests::writer(&store, 1, 0).await;
+        assert!(has_begun(&store, &first).await.unwrap());
+        let (next, last) = (after("k", &first), after("k", &JobId("j1".into())));
+        assert_eq!(claim(&store, &next, &record("j1", "1")).await.unwrap(), Claim::First);
+        let again = claim(&store, &next, &record("j2", "1")).await.unwrap();
+        assert_eq!(again, Claim::Repeated(JobId("j1".into())));
+        assert_eq!(claim(&store, &last, &record("j2", "1")).await.unwrap(), Claim::First);
     }
 }

@@ -11,6 +11,8 @@ pub mod fetches;
 pub mod http;
 pub mod idempotency;
 pub mod journal;
+pub mod leave;
+mod listen;
 pub mod run;
 pub mod serve;
 pub mod staging;

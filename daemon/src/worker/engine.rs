@@ -20,7 +20,6 @@ use ptv2_common::ids::JobId;
 use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place};
 use ptv2_common::session::{FromWorker, LeaveReason, Stage, Start, Warm};
-use ptv2_common::storage;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
@@ -166,7 +165,6 @@ impl Engine {
         let abort = shared.orders.enter(&job, generation);
         let exit = self.ready(&start.job, &start.features, Some(&abort)).and_then(|()| {
             let Some(held) = &mut self.held else { return Err(Exit::Left) };
-            held.keeper = None;
             let group = join::meet(&shared, start, held, &abort)?;
             generation::run(&shared, &self.runtime, start, held, group)
         });
@@ -243,8 +241,8 @@ impl Engine {
         self.held = None;
         let shared = Arc::clone(&self.shared);
         shared.pulse.speed(None);
-        let url = shared.store.get().map_or("", String::as_str);
-        let store = storage::open(url)?;
+        let store = shared.store.get().ok_or_else(|| Explained::new("no store was named yet"))?;
+        let store = store.open()?;
         #[cfg(feature = "faults")]
         let store = crate::faults::store(store);
         let loaded = || {

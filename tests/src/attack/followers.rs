@@ -8,9 +8,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Duration;
 
-const HTTP: &str = "";
-/// A test are not bounded.
-const HTTP_LATER: &str = "[http]\nrequests_per_second = 100000\nrequests_burst = 100000\n\
+/// A test's own requests are not bounded.
+const HTTP: &str = "[http]\nrequests_per_second = 100000\nrequests_burst = 100000\n\
     streams_per_token = 1000\n";
 /// Requests of each kind.
 const REQUESTS: usize = 1000;

@@ -61,6 +61,8 @@ fn hello(id: &str) -> Hello {
         threads: 1,
         reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
         attached: None,
+        slurm: None,
+        visible_device: None,
     }
 }
 

@@ -9,9 +9,8 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-const HTTP: &str = "";
 /// Short waits, so that the tests are; and no bound on the rate of a test's own requests.
-const HTTP_LATER: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_timeout = \"1s\"\n\
+const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_timeout = \"1s\"\n\
     requests_per_second = 100000\nrequests_burst = 100000\nrefusals_per_minute = 1000000\n";
 
 /// Whom the attacks are on.

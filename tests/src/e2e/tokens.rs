@@ -258,6 +258,8 @@ fn dial(cluster: &Cluster, id: &str) -> Option<ToWorker> {
         device: "cpu".into(),
         threads: 1,
         reduce_address: ([127, 0, 0, 1], 9).into(),
+        slurm: None,
+        visible_device: None,
         attached: None,
     };
     let url = format!("ws://{}/v1/session", cluster.listen());

@@ -68,6 +68,8 @@ impl Worker {
             device: "cpu".into(),
             threads: 1,
             reduce_address: SocketAddr::from(([127, 0, 0, 1], port)),
+            slurm: None,
+            visible_device: None,
             attached: None,
         };
         let device = Device::new(worker, Arc::clone(&board));

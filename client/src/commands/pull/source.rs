@@ -5,12 +5,10 @@ use crate::failure::{Failure, Kind};
 use crate::http::{self, Api};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use object_store::ObjectStoreExt;
-use object_store::path::Path as Key;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{self, CheckpointManifest, FileEntry, GenerationManifest};
-use ptv2_common::storage::{self, Store};
+use ptv2_common::storage::{self, Store, StoreAddress};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -47,23 +45,22 @@ impl Source {
             Self::Store { store, job } => {
                 let key = manifest::data_key(job, &file.sha256);
                 let broken = |error: object_store::Error| unreadable(&key, &error);
-                let object = store.get(&Key::from(key.as_str())).await.map_err(broken)?;
-                write(object.into_stream().map_err(broken), file, to).await
+                let object = storage::get_stream(store, &key, 0).await.map_err(broken)?;
+                write(object.parts.map_err(broken), file, to).await
             }
         }
     }
 }
 
 /// Opens a store that exists: a mistyped location must not make one.
-pub(super) fn open(location: &str) -> Result<Store, Failure> {
-    let folder = storage::local_path(location)?;
-    if !folder.is_dir() {
+pub(super) fn open(address: &StoreAddress) -> Result<Store, Failure> {
+    if address.folder().is_some_and(|folder| !folder.is_dir()) {
         let error = Explained::new("the artifact store is not there")
-            .at(location)
+            .at(&address.url)
             .hint("--direct reads the store's folder on this machine; leave it out otherwise");
         return Err(Failure::refused(error));
     }
-    Ok(storage::open(location)?)
+    Ok(address.open()?)
 }
 
 /// Reads all manifests of a job.
@@ -186,7 +183,7 @@ mod tests {
     #[tokio::test]
     async fn a_store_is_read_without_a_coordinator() {
         let folder = tempfile::tempdir().unwrap();
-        let store = open(folder.path().to_str().unwrap()).unwrap();
+        let store = open(&folder.path().to_str().unwrap().into()).unwrap();
         let job = JobId("j0123456789".into());
         let file = FileEntry { name: "a".into(), bytes: 3, sha256: storage::sha256(b"abc") };
         let key = manifest::data_key(&job, &file.sha256);
@@ -201,7 +198,7 @@ mod tests {
     fn a_mistyped_store_is_not_made() {
         let folder = tempfile::tempdir().unwrap();
         let typo = folder.path().join("stroe");
-        assert!(open(typo.to_str().unwrap()).is_err());
+        assert!(open(&typo.to_str().unwrap().into()).is_err());
         assert!(!typo.exists());
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 /// A route's door.
 #[derive(Clone)]
-pub(super) struct Gate {
+pub(super) struct Door {
     pub(super) edge: Shared,
     /// What a token must be good for.
     pub(super) scope: Scope,
@@ -48,38 +48,38 @@ fn caller(edge: &Shared, request: &Request) -> Option<Caller> {
 }
 
 /// Lets a request pass whose token is good for it; notes what was changed and what was refused.
-pub(super) async fn guard(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(State(door): State<Door>, mut request: Request, next: Next) -> Response {
     let caller = request.extensions().get::<Caller>().cloned();
     let remote = remote(request.extensions());
     let named = request.extract_parts::<RawPathParams>().await.ok();
     let named = named.and_then(|names| names.iter().next().map(|(_, name)| name.to_owned()));
     let answer = match &caller {
         None => Refusal::no_token().into_response(),
-        Some(caller) if !caller.scope.allows(gate.scope) => {
-            Refusal::small_scope(gate.scope, caller.scope).into_response()
+        Some(caller) if !caller.scope.allows(door.scope) => {
+            Refusal::small_scope(door.scope, caller.scope).into_response()
         }
         Some(_) => next.run(request).await,
     };
     let is_refused = matches!(answer.status().as_u16(), 401 | 403);
-    if is_refused || gate.method != Method::GET {
+    if is_refused || door.method != Method::GET {
         let code = answer.extensions().get::<Code>().map_or("done", |Code(code)| code);
-        let now = millis(gate.edge.clock.elapsed());
+        let now = millis(door.edge.clock.elapsed());
         let event = AuditEvent {
             principal: caller.as_ref().map(|caller| caller.principal.clone()),
             token: caller.as_ref().map(|caller| caller.token.clone()),
             remote,
             subject: caller.as_ref().and_then(Caller::subject).map(str::to_owned).or(named),
             outcome: code.to_owned(),
-            ..audit::new(format!("{} {}", gate.method, gate.path), now)
+            ..audit::new(format!("{} {}", door.method, door.path), now)
         };
         if is_refused {
-            gate.edge.audit.refused(event).await;
+            door.edge.audit.refused(event).await;
         } else {
-            gate.edge.audit.done(event).await;
+            door.edge.audit.done(event).await;
         }
     }
     match caller {
-        Some(caller) => while_good(gate.edge, answer, caller),
+        Some(caller) => while_good(door.edge, answer, caller),
         None => answer,
     }
 }

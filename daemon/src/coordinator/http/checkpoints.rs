@@ -6,11 +6,11 @@ use crate::checkpoint::read;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use object_store::ObjectStoreExt;
 use ptv2_common::api::{Checkpoint, CheckpointFiles};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{CheckpointManifest, Which, choose, data_key};
+use ptv2_common::storage;
 use serde::Deserialize;
 
 /// A job's checkpoints, oldest first.
@@ -47,7 +47,8 @@ pub(super) async fn files(
     let (key, manifest) = chosen(&edge, &id, which, seed).await?;
     Ok(Json(CheckpointFiles {
         job: id.to_string(),
-        store: edge.store_url.clone(),
+        store: edge.store_address.url.clone(),
+        storage: edge.store_address.settings.clone(),
         checkpoint: Checkpoint::of(&key, &manifest),
         files: manifest.files,
     }))
@@ -91,9 +92,9 @@ pub(super) async fn data(
         return Err(Refusal::malformed(format!("`{sha256}` is no SHA-256 in hexadecimal")));
     }
     let key = data_key(&id, &sha256);
-    let object = edge.store.get(&object_store::path::Path::from(key.as_str())).await;
+    let object = storage::get_stream(&edge.store, &key, 0).await;
     let object = object.map_err(|error| {
         Refusal::not_found(Explained::from_error(&error).at(key).hint("list the checkpoints again"))
     })?;
-    Ok(Body::from_stream(object.into_stream()))
+    Ok(Body::from_stream(object.parts))
 }

@@ -22,6 +22,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
+/// Jobs of one key that may be lost one after the other, each with its coordinator's journal.
+const LIVES: usize = 100;
+
 /// Submits a job.
 #[utoipa::path(post, path = "/v1/jobs", request_body = SubmitRequest, responses(
     (status = 201, body = JobStatus), (status = 200, body = JobStatus, description = "a repeated key"),
@@ -65,28 +68,48 @@ pub(super) async fn claimed(
     edge: &Edge,
     caller: &Caller,
     key: Option<&str>,
-    mut record: JobRecord,
+    record: JobRecord,
 ) -> Result<Claimed, Refusal> {
-    let Some(key) = key else {
-        caller.about(record.id.to_string());
-        return Ok(Claimed::New(Box::new(record)));
+    let claimed = match key {
+        Some(key) => claimed_by(edge, key, record).await?,
+        None => Claimed::New(Box::new(record)),
     };
-    match idempotency::claim(&edge.store, key, &record).await {
-        Ok(Claim::First) => {}
-        Ok(Claim::Repeated(first)) => {
-            let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
-            if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
-                caller.about(job.id.clone());
-                return Ok(Claimed::Known(Box::new(job)));
-            }
+    caller.about(match &claimed {
+        Claimed::Known(job) => job.id.clone(),
+        Claimed::New(record) => record.id.to_string(),
+    });
+    Ok(claimed)
+}
+
+async fn claimed_by(edge: &Edge, key: &str, mut record: JobRecord) -> Result<Claimed, Refusal> {
+    let mut key = key.to_owned();
+    for _ in 0..LIVES {
+        let first = match idempotency::claim(&edge.store, &key, &record).await {
+            Ok(Claim::First) => return Ok(Claimed::New(Box::new(record))),
+            Ok(Claim::Repeated(first)) => first,
+            Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
+            Err(error) => return Err(Refusal::unavailable(error)),
+        };
+        let began = idempotency::has_begun(&edge.store, &first).await;
+        // Asked after that: whoever has begun was entered before.
+        let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
+        if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
+            return Ok(Claimed::Known(Box::new(job)));
+        }
+        if !began.map_err(Refusal::unavailable)? {
             // The first submit died between its key and its journal: this one takes its place.
             record.id = first;
+            return Ok(Claimed::New(Box::new(record)));
         }
-        Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
-        Err(error) => return Err(Refusal::unavailable(error)),
+        // It died with its coordinator's journal before its first checkpoint. What may be left of its
+        // generations must not meet those of a new job, which gets a name of its own.
+        key = idempotency::after(&key, &first);
     }
-    caller.about(record.id.to_string());
-    Ok(Claimed::New(Box::new(record)))
+    Err(Refusal::conflict(
+        Explained::new(format!("the jobs of this key were lost {LIVES} times"))
+            .at("idempotency_key")
+            .hint("see why the coordinator's journal is lost; take another key"),
+    ))
 }
 
 /// Hands an accepted job to the loop.

@@ -4,6 +4,7 @@
 mod access;
 mod auth;
 mod checkpoints;
+mod gate;
 mod jobs;
 mod metrics;
 mod openapi;
@@ -16,6 +17,7 @@ mod streams;
 mod version;
 mod workers;
 
+pub(super) use gate::{Gate, plain};
 pub use origin::Hosts;
 
 use super::accept::{HashCache, Roots};
@@ -29,14 +31,11 @@ use axum::Router;
 use axum::extract::State;
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
-use ptv2_common::storage::Store;
+use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-
-/// Longest body of a request, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
 
 /// What the handlers share.
 pub struct Edge {
@@ -48,14 +47,16 @@ pub struct Edge {
     pub journal: Journal,
     /// The artifact store.
     pub store: Store,
-    /// Its URL, for `pull --direct`.
-    pub store_url: String,
+    /// Where it is, for `pull --direct`.
+    pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
     /// Who asked what.
     pub audit: Audit,
     /// The names that it answers to.
     pub hosts: Hosts,
+    /// What requests may cost.
+    pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
     /// Backbones that come from a hub.

@@ -23,7 +23,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, code: &'static str, error: Explained) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, error: Explained) -> Self {
         Self { status, code, error }
     }
 

@@ -1,10 +1,10 @@
 //! The one table of routes: each names the scope that it needs. The router is built from it and the API's
 //! description takes its `security` from it, so there is no route without a scope.
 
-use super::auth::{self, Gate};
+use super::auth::{self, Door};
 use super::{
-    LONGEST_BODY, Shared, access, checkpoints, jobs, metrics, openapi, origin, problem, scores,
-    session, streams, version, workers,
+    Shared, access, checkpoints, gate, jobs, metrics, openapi, origin, problem, scores, session,
+    streams, version, workers,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -73,22 +73,28 @@ fn delete<T: 'static>(path: &'static str, scope: Scope, handler: impl Handler<T,
     Route { method: Method::DELETE, path, scope: Some(scope), handler: routing::delete(handler) }
 }
 
-/// The router. A request passes the layers from the last one to the first: is it meant for this address,
-/// whose is it, and, at its route, may they.
+/// The router. A request passes the layers from the last one to the first: do too many strangers come from
+/// there, is it meant for this address, whose is it, and, at its route, may they, and what may it cost.
 pub(super) fn router(edge: &Shared) -> Router {
     let mut router = Router::new();
     for Route { method, path, scope, mut handler } in table() {
         if let Some(scope) = scope {
-            let gate = Gate { edge: Arc::clone(edge), scope, method, path };
-            handler = handler.route_layer(from_fn_with_state(gate, auth::guard));
+            // A worker's session has bounds of its own.
+            if scope != Scope::Worker {
+                let bounds = from_fn_with_state(Arc::clone(&edge.gate), gate::known);
+                handler = handler.route_layer(bounds);
+            }
+            let door = Door { edge: Arc::clone(edge), scope, method, path };
+            handler = handler.route_layer(from_fn_with_state(door, auth::guard));
         }
         router = router.route(path, handler);
     }
     router
         .fallback(problem::no_such_route)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(DefaultBodyLimit::max(edge.gate.longest_body()))
         .layer(from_fn_with_state(Arc::clone(edge), auth::identify))
         .layer(from_fn_with_state(Arc::clone(edge), origin::check))
+        .layer(from_fn_with_state(Arc::clone(&edge.gate), gate::strangers))
         .layer(map_response(version::tell))
         .with_state(Arc::clone(edge))
 }

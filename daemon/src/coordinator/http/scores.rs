@@ -52,7 +52,7 @@ pub(super) async fn submit(
     // The values lie with the job itself, whatever becomes of where they were taken from.
     let hash = record.score.as_ref().map_or("", |score| score.state_sha256.as_str());
     let object = data_key(&record.id, hash);
-    let put = storage::put_create(&edge.store, &object, state.into()).await;
+    let put = storage::put_content(&edge.store, &object, state.into()).await;
     put.map_err(|error| Refusal::unavailable(Explained::from_error(&error).at(object)))?;
     enter(&edge, record).await
 }

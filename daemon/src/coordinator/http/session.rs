@@ -26,6 +26,10 @@ use tokio::sync::{mpsc, watch};
 
 /// Longest message, in bytes: a report of many steps.
 const LONGEST_MESSAGE: usize = 4 << 20;
+/// What may wait for a worker that takes nothing, in bytes; beyond, it is disconnected.
+const LONGEST_SAID: usize = 16 << 20;
+/// Bytes that a connection reads and writes at once. Thousands of workers each have two such buffers.
+const BUFFER: usize = 8 << 10;
 /// A worker must say who it is within this time.
 const HELLO: Duration = Duration::from_secs(10);
 /// A message must be taken by the network within this time.
@@ -64,7 +68,12 @@ pub(super) async fn open(
     let session = Secret::new(session.unwrap_or_default());
     let guest = Guest { caller, session, remote: auth::remote(&parts.extensions) };
     let upgrade = upgrade.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let upgrade = upgrade.max_message_size(LONGEST_MESSAGE);
+    let upgrade = upgrade
+        .max_message_size(LONGEST_MESSAGE)
+        .max_frame_size(LONGEST_MESSAGE)
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_write_buffer_size(LONGEST_SAID);
     Ok(upgrade.on_upgrade(move |socket| serve(edge, guest, socket)))
 }
 

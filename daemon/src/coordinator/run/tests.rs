@@ -221,6 +221,8 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        slurm: None,
+        visible_device: None,
         attached: None,
     }
 }

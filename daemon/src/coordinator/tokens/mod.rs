@@ -54,6 +54,13 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// One whose token has its name as its id.
+    #[cfg(test)]
+    pub(in crate::coordinator) fn named(name: &str, scope: Scope) -> Self {
+        let (principal, token) = (name.to_owned(), name.to_owned());
+        Self { principal, token, scope, expires_unix_ms: None, subject: Arc::default() }
+    }
+
     /// Says which thing, made or found, the request is about. The first word counts.
     pub fn about(&self, subject: impl Into<String>) {
         self.subject.get_or_init(|| subject.into());
