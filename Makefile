@@ -12,11 +12,14 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-slurm test-stores seaweedfs test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
+	@echo "make test-attack              all attacks on a coordinator that trains, six minutes; target/attacks.md"
+	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
+	@echo "make deny                     licences and sources of the dependencies"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
@@ -83,6 +86,17 @@ unit:
 e2e:
 	cargo test --workspace -- e2e::
 
+# One after the other: each measures memory and time. The short form is one of the end-to-end tests.
+test-attack: libtorch
+	cargo test --workspace -- --ignored --nocapture --test-threads 1 attack::
+
+# With the release build, on a machine that is idle.
+bench-api: release
+	cargo test --release --package ptv2-tests status_beside_many_followers -- --ignored --nocapture
+
+# Licences, sources and unwanted crates of all dependencies.
+deny:
+	@scripts/deny.sh
 # In a Slurm that is brought up for it, and taken down whatever happens. EVENTS='scancel' runs some of them.
 test-slurm: libtorch backbone build
 	@rm -f target/slurm.txt

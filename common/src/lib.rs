@@ -15,6 +15,8 @@ pub mod launch;
 pub mod manifest;
 pub mod place;
 pub mod plan;
+#[cfg(test)]
+mod proptests;
 pub mod seal;
 pub mod secret;
 pub mod session;

@@ -3,6 +3,8 @@
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
 #[cfg(test)]
+mod attack;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod documents;

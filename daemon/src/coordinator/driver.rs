@@ -281,7 +281,13 @@ impl Driver {
             }
         } else {
             let unix_ms = clock::millis(self.clock.elapsed());
-            let mut entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            let is_heard = self.cluster.may_say(&worker, &message);
+            let mut entries = Vec::new();
+            if is_heard {
+                entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            } else {
+                tracing::warn!(%worker, "it speaks of a job that it never served, and is not heard");
+            }
             if let Some(seq) = seq {
                 self.reported.insert(worker.clone(), seq);
                 entries.push(Entry::Reported { worker: worker.clone(), seq });

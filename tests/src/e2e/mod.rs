@@ -1,6 +1,7 @@
 //! The real binaries, as people and schedulers use them.
 
 mod adapter;
+mod attack;
 mod backbones;
 mod bad_input;
 mod bad_moments;

@@ -15,6 +15,7 @@ mod reports;
 mod schedule;
 #[cfg(test)]
 mod simulation;
+mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
 mod upkeep;

@@ -8,6 +8,7 @@ use ptv2_common::session::{
 use ptv2_common::spec::JobSpec;
 
 mod elastic;
+mod strangers;
 mod warnings;
 
 pub(crate) fn record(id: &str, workers: &str) -> JobRecord {

@@ -2,6 +2,8 @@
 //! the hash of all that they depend on. A second job on the same data finds them there.
 
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
 mod tokenize;
 
