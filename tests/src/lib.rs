@@ -19,6 +19,8 @@ mod parity_bf16;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod slurm;
+#[cfg(test)]
 mod stores;
 #[cfg(test)]
 mod superglue;

@@ -1,13 +1,16 @@
 //! One file a command, and what following a job has in common.
 
+mod audit;
 mod cancel;
 mod checkpoints;
 mod drain;
 mod eval;
 mod events;
 mod follow;
+mod gc;
 mod generate;
 mod init;
+mod jobs;
 mod logs;
 mod metrics;
 mod plan;
@@ -19,6 +22,7 @@ mod score;
 mod status;
 mod submit;
 mod superglue;
+mod token;
 mod wait;
 mod workers;
 
@@ -50,7 +54,11 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Predict(args) => predict::run(&api()?, output, args).await,
         Command::Report(args) => report::run(&api()?, output, args).await,
         Command::Superglue(args) => superglue::run(&api()?, output, args).await,
+        Command::Gc(args) => gc::run(&api()?, output, args).await,
+        Command::Jobs(args) => jobs::run(&api()?, output, args).await,
         Command::Workers => workers::run(&api()?, output).await,
+        Command::Token(command) => token::run(&api()?, output, command).await,
+        Command::Audit(args) => audit::run(&api()?, output, args).await,
         Command::Drain(args) => drain::run(&api()?, output, args).await,
     }
 }
