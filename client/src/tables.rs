@@ -219,7 +219,7 @@ pub(crate) fn tokens(tokens: &[TokenStatus], now_unix_ms: u64) -> String {
 /// A token on one line, without the token itself.
 pub(crate) fn token_line(token: &TokenStatus) -> String {
     let until = token.expires_unix_ms.map(|at| format!(", until {}", time(at)));
-    let uses = token.uses_left.map(|uses| format!(", for {uses} workers"));
+    let uses = token.uses_left.map(|uses| format!(", workers that may join: {uses}"));
     let (until, uses) = (until.unwrap_or_default(), uses.unwrap_or_default());
     format!("token {} of {}, scope {}{until}{uses}", token.id, token.name, token.scope)
 }
@@ -412,8 +412,8 @@ mod tests {
             revoked_unix_ms: None,
             uses_left: Some(2),
         };
-        let line =
-            "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z, for 2 workers";
+        let line = "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z";
+        let line = format!("{line}, workers that may join: 2");
         assert_eq!(token_line(&token), line);
         for (now, uses, expected) in [(0, 2, "good"), (0, 0, "used up"), (1000, 2, "expired")] {
             let token = TokenStatus { uses_left: Some(uses), ..token.clone() };
