@@ -5,7 +5,7 @@ use super::adopt;
 use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Gate, Hosts, plain, router};
+use super::http::{Edge, Gate, Hosts, Upkeep, plain, router};
 use super::journal::{Entry, Journal, Past};
 use super::launcher::{Launcher, Ways};
 use super::leave::Leaver;
@@ -95,6 +95,7 @@ impl Coordinator {
             launches: seen_launches,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
+            upkeep: Upkeep::default(),
             sign_of_life,
             shutdown,
         };

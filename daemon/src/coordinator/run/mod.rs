@@ -17,6 +17,7 @@ mod schedule;
 mod simulation;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upkeep;
 mod view;
 
 pub use events::{Action, Event};
@@ -24,6 +25,7 @@ pub use facts::{Adopted, Fact, Recorded};
 pub use launches::explain;
 pub use limits::Limits;
 pub use load::{Hand, Load, Use};
+pub use upkeep::Standing;
 
 use groups::Stopping;
 use job::{Group, Job, MemberState, Phase, Waiting};
@@ -121,6 +123,7 @@ impl Cluster {
         let mut actions = Vec::new();
         match event {
             Event::Submitted(record) => self.submitted(now, *record, &mut actions),
+            Event::Adopted { job, from } => self.adopted(now, job, &from, &mut actions),
             Event::Staged { job, features, majority_class, staged_s, truncated } => {
                 let fact = Fact::Staged { job, features, majority_class, staged_s };
                 self.staged(now, fact, &truncated, &mut actions);
