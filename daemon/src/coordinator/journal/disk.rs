@@ -55,7 +55,7 @@ pub(super) fn of(folder: &Path) -> Result<Disk, Explained> {
             .at(folder.display().to_string())
     })?;
     // The field is signed or not, wide or not, from one machine to another; the numbers have 32 bits.
-    let number = found.f_type as u64 & u64::from(u32::MAX);
+    let number = i128::from(found.f_type) & i128::from(u32::MAX);
     Ok(kind(u32::try_from(number).unwrap_or_default()))
 }
 
