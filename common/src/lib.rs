@@ -16,6 +16,7 @@ pub mod place;
 pub mod plan;
 #[cfg(test)]
 mod proptests;
+pub mod seal;
 pub mod secret;
 pub mod session;
 pub mod slurm;
@@ -24,6 +25,7 @@ pub mod storage;
 pub mod task;
 pub mod text;
 pub mod tls;
+pub mod upkeep;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

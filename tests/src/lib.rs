@@ -23,4 +23,6 @@ mod scale;
 #[cfg(test)]
 mod slurm;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod superglue;

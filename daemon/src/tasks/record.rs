@@ -93,11 +93,7 @@ impl Task for Record {
 }
 
 /// The entities' texts, each once, in order. Positions count characters, and the last is included.
-fn entities(
-    passage: &Fields<'_>,
-    text: &str,
-    room: &Room,
-) -> Result<BTreeSet<String>, Explained> {
+fn entities(passage: &Fields<'_>, text: &str, room: &Room) -> Result<BTreeSet<String>, Explained> {
     let letters: Vec<char> = text.chars().collect();
     let mut found = BTreeSet::new();
     for span in passage.list("entities")? {

@@ -225,8 +225,10 @@ mod tests {
         tokio::spawn(answer(journal.clone(), 3, questions));
         let folder_url = folder.path().join("store").display().to_string();
         let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
+        let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
-            doors: Doors { inputs, changes: changes.clone(), trouble },
+            upkeep: crate::coordinator::http::Upkeep::default(),
+            doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
             tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
             audit: Audit::open(&journal).await.unwrap(),
