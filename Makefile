@@ -97,6 +97,7 @@ bench-api: release
 # Licences, sources and unwanted crates of all dependencies.
 deny:
 	@scripts/deny.sh
+
 # In a Slurm that is brought up for it, and taken down whatever happens. EVENTS='scancel' runs some of them.
 test-slurm: libtorch backbone build
 	@rm -f target/slurm.txt
