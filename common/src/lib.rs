@@ -10,6 +10,7 @@ pub mod hub;
 pub mod ids;
 pub mod job;
 pub mod manifest;
+pub mod names;
 pub mod place;
 pub mod plan;
 pub mod session;

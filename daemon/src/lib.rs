@@ -13,6 +13,7 @@ pub mod coordinator;
 mod faults;
 pub mod features;
 pub mod hub;
+pub mod inputs;
 pub mod local;
 pub mod numerics;
 pub mod protocol;

@@ -4,6 +4,7 @@ use super::read::SEE_EXAMPLE;
 use super::{FORMAT, JobSpec, MethodKind};
 use crate::error::Explained;
 use crate::hub::HubId;
+use crate::names;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -17,8 +18,8 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
         range(
             "name",
             name,
-            is_name(name),
-            "1 to 128 of a-z 0-9 . _ -, beginning with a letter or digit",
+            names::is_name(name),
+            names::PATTERN,
         )?;
     }
     HubId::of(&spec.backbone.path)?;
@@ -35,14 +36,6 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
         .hint("lower the number of workers, or raise `training.slices` or `training.batch_size`"));
     }
     Ok(())
-}
-
-/// Whether a job may bear this name.
-pub(crate) fn is_name(name: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    name.len() <= 128
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(inner)
 }
 
 fn check_method(spec: &JobSpec) -> Result<(), Explained> {

@@ -1,7 +1,9 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, StorageConfig};
+use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, InputsConfig, StorageConfig};
 use crate::coordinator::run::Limits;
+use crate::inputs::address::is_url;
+use crate::inputs::{StoreUrl, hosts};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
@@ -24,8 +26,10 @@ pub struct CoordinatorConfig {
     pub store: Option<String>,
     /// How a store in a cloud is spoken to.
     pub storage: StorageConfig,
-    /// Folders that jobs may read data, backbones and adapters from.
+    /// Folders, and URLs of places in stores, that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
+    /// Where inputs that lie in stores are kept on disk.
+    pub inputs: InputsConfig,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
     /// Bounds on waits and sizes.
@@ -41,6 +45,7 @@ impl Default for CoordinatorConfig {
             store: None,
             storage: StorageConfig::default(),
             roots: Vec::new(),
+            inputs: InputsConfig::default(),
             hub: HubConfig::default(),
             limits: Limits::default(),
         }
@@ -56,6 +61,8 @@ impl CoordinatorConfig {
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
+        self.inputs.check()?;
+        self.check_urls()?;
         if self.listen.ip().is_loopback() || self.insecure_listen {
             return Ok(());
         }
@@ -63,6 +70,20 @@ impl CoordinatorConfig {
             .at("listen")
             .expected("a loopback address, or `insecure_listen` (`--insecure-listen`)")
             .hint("what is said there is not encrypted; allow it on a trusted network only"))
+    }
+
+    /// Refuses hosts that hand out credentials, and roots that are no places of stores.
+    fn check_urls(&self) -> Result<(), Explained> {
+        let configured = [
+            ("hub.endpoint", self.hub.endpoint.as_ref()),
+            ("storage.endpoint", self.storage.endpoint.as_ref()),
+            ("store", self.store.as_ref()),
+        ];
+        for (key, url) in configured {
+            url.map_or(Ok(()), |url| hosts::check_url(key, url))?;
+        }
+        let urls = self.roots.iter().filter_map(|root| root.to_str().filter(|text| is_url(text)));
+        urls.map(StoreUrl::parse).try_for_each(|root| root.map(drop).map_err(|e| e.at("roots")))
     }
 
     /// The artifact store in effect.

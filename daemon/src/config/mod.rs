@@ -3,12 +3,14 @@
 mod coordinator;
 pub mod duration;
 mod hub;
+mod inputs;
 mod layers;
 mod storage;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use inputs::{INPUTS_BYTES_MAX, InputsConfig};
 pub use layers::{Layers, Origin};
 pub use storage::StorageConfig;
 pub use worker::WorkerConfig;

@@ -9,6 +9,7 @@ mod entries;
 pub mod fetches;
 pub mod http;
 pub mod idempotency;
+pub mod inputs;
 pub mod journal;
 pub mod run;
 pub mod serve;

@@ -9,6 +9,7 @@ use super::journal::{Entry, Journal, Past};
 use super::run::{Cluster, Fact, Recorded};
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
+use crate::inputs::{Mirror, hosts};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::Store;
 use std::fs::File;
@@ -43,11 +44,15 @@ impl Coordinator {
         shutdown: &CancellationToken,
     ) -> Result<Self, Explained> {
         config.check()?;
-        let roots = Arc::new(roots(&config.roots)?);
+        let roots = Arc::new(Roots::of(&config.roots)?);
+        check_hosts(config).await?;
         let state = config.state.clone();
         let (lock, listener) = take_and_listen(&state, config.listen).await?;
         let store_address = config.store_address()?;
         let store = store_address.open()?;
+        let cache = config.inputs.cache.clone().unwrap_or_else(|| state.join("inputs"));
+        let mirror = Mirror::open(&cache, &config.inputs, store_address.clone())?;
+        let mirror = Arc::new(mirror);
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
@@ -65,6 +70,7 @@ impl Coordinator {
             journal: journal.clone(),
             store: store.clone(),
             store_address: store_address.clone(),
+            mirror: Arc::clone(&mirror),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
@@ -76,7 +82,7 @@ impl Coordinator {
             store_address,
             tokens,
             roots,
-            fetches: Fetches::new(config.hub.clone()),
+            fetches: Fetches::new(config.hub.clone(), mirror),
             hashes,
             sign_of_life,
             shutdown,
@@ -133,17 +139,18 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     Ok(adopted.into_iter().map(|job| (at, Fact::Adopted(Box::new(job)))).collect())
 }
 
-/// The allowed roots as real paths.
-fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
-    let real = |folder: &PathBuf| {
-        folder.canonicalize().map_err(|error| {
-            Explained::new(format!("an allowed root cannot be read: {error}"))
-                .at(folder.display().to_string())
-                .hint("name a folder that exists, in `roots` or by --allow")
-        })
-    };
-    let allowed = folders.iter().map(real).collect::<Result<_, _>>()?;
-    Ok(Roots { allowed, fetched: None })
+/// Refuses hosts that hand out credentials, by what their names stand for now.
+async fn check_hosts(config: &CoordinatorConfig) -> Result<(), Explained> {
+    let configured = [
+        ("hub.endpoint", &config.hub.endpoint),
+        ("storage.endpoint", &config.storage.endpoint),
+    ];
+    for (key, url) in configured {
+        if let Some(url) = url {
+            hosts::check_resolved(key, url).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.

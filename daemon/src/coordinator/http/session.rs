@@ -7,6 +7,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::response::Response;
 use bytes::Bytes;
 use ptv2_common::ids::WorkerId;
+use ptv2_common::names;
 use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -42,6 +43,9 @@ async fn serve(edge: Shared, mut socket: WebSocket) {
         },
         Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
     };
+    if !names::is_name(&hello.worker.0) {
+        return close(socket, "a worker's id is a name").await;
+    }
     let connection = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let (outbox, messages) = mpsc::channel(MESSAGES_WAITING);
     let (taken, seen) = watch::channel(0);

@@ -215,6 +215,10 @@ mod tests {
         tokio::spawn(answer(journal.clone(), 3, questions));
         let folder_url = folder.path().join("store").display().to_string();
         let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
+        let inputs_config = crate::config::InputsConfig::default();
+        let cache = folder.path().join("inputs");
+        let mirror =
+            crate::inputs::Mirror::open(&cache, &inputs_config, store_address.clone()).unwrap();
         let edge = Arc::new(Edge {
             doors: Doors { inputs, changes: changes.clone(), trouble },
             clock: Steady::start(Duration::ZERO),
@@ -222,8 +226,8 @@ mod tests {
             store: store_address.open().unwrap(),
             store_address,
             tokens: Tokens::open(folder.path()).unwrap(),
-            roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
-            fetches: Fetches::new(HubConfig::default()),
+            roots: Arc::new(Roots::default()),
+            fetches: Fetches::new(HubConfig::default(), Arc::new(mirror)),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),
             shutdown: CancellationToken::new(),

@@ -226,6 +226,11 @@ impl Cluster {
         self.jobs.get(id).map(|job| &job.record)
     }
 
+    /// Records of jobs that have not ended.
+    pub fn unfinished(&self) -> impl Iterator<Item = &JobRecord> {
+        self.jobs.values().filter(|job| !job.is_final()).map(|job| &job.record)
+    }
+
     /// Jobs that wait for workers or for their rows.
     pub fn waiting(&self) -> usize {
         self.jobs
