@@ -12,7 +12,7 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: help demo test test-slurm test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -20,6 +20,7 @@ help:
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
+	@echo "make test-slurm               the templates of configs/slurm in a Slurm of two nodes on this machine, as root"
 	@echo "make test-peft                adapters trained here and loaded by PEFT, and the reverse"
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
@@ -76,6 +77,12 @@ unit:
 
 e2e:
 	cargo test --workspace -- e2e::
+
+# In a Slurm that is brought up for it, and taken down whatever happens. EVENTS='scancel' runs some of them.
+test-slurm: libtorch backbone build
+	@rm -f target/slurm.txt
+	scripts/slurm-lab.sh run cargo test --workspace -- --ignored --test-threads 1 slurm::$(EVENTS)
+	@printf '| event | what happened | how long |\n|---|---|---|\n'; cat target/slurm.txt
 
 # The short form of the first is one of the end-to-end tests.
 chaos: libtorch

@@ -20,6 +20,7 @@
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
+//! | `/v1/tokens`, `/v1/audit` | see [`crate::access`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
 //!
 //! Every error is an `application/problem+json` [`Problem`].
@@ -29,6 +30,8 @@ use crate::job::Score;
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
+use crate::session::VisibleDevice;
+use crate::slurm::Placement;
 use crate::storage::StoreSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -258,6 +261,9 @@ pub struct JobStatus {
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+    /// The name of the token that it was submitted with, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
 }
 
 /// One run of a job with several seeds.
@@ -510,6 +516,12 @@ pub struct WorkerStatus {
     pub host: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// The GPU that it was given, whether its build computes on it or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_device: Option<VisibleDevice>,
+    /// Where it stands in Slurm, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Placement>,
     /// Compute threads.
     pub threads: u32,
     /// What its bits depend on.

@@ -2,8 +2,10 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] (client and coordinator), [`manifest`] (checkpoints).
+//! and [`place`] (coordinator and worker), [`api`] and [`access`] (client and coordinator), [`manifest`]
+//! (checkpoints), [`tls`] (who trusts whom), [`slurm`] (where a process stands in Slurm).
 
+pub mod access;
 pub mod api;
 pub mod error;
 pub mod hub;
@@ -13,10 +15,13 @@ pub mod manifest;
 pub mod names;
 pub mod place;
 pub mod plan;
+pub mod secret;
 pub mod session;
+pub mod slurm;
 pub mod spec;
 pub mod storage;
 pub mod task;
+pub mod text;
 pub mod tls;
 
 /// The version of this build, exchanged by client, coordinator and worker.

@@ -19,18 +19,30 @@ const ENDING: Duration = Duration::from_secs(10);
 /// Runs a coordinator and `workers` workers of `threads` threads until `shutdown`.
 ///
 /// # Errors
-/// Those of the coordinator; and when this program cannot be started again as a worker.
+/// Those of the coordinator; for a certificate that its workers could not verify; and when this program cannot be
+/// started again as a worker.
 pub async fn run(
     config: &CoordinatorConfig,
     (workers, threads): (u32, u32),
     shutdown: &CancellationToken,
 ) -> Result<(), Explained> {
+    if workers > 0 && config.tls.certificate.is_some() {
+        return Err(Explained::new(
+            "the workers of `ptv2d local` cannot know this certificate's names",
+        )
+        .at("tls.certificate")
+        .expected("TLS by the coordinator's own authority (`tls.own_ca`, --tls)")
+        .hint(
+            "or start `ptv2d coordinator`, and workers that are told its name by --coordinator",
+        ));
+    }
     let coordinator = Coordinator::open(config, shutdown).await?;
     let program = std::env::current_exe()
         .map_err(|error| Explained::new(format!("this program's path is unknown: {error}")))?;
     let worker = WorkerProcess {
         program,
-        coordinator: format!("http://{}", coordinator.address()),
+        coordinator: coordinator.url(),
+        ca_file: config.tls.own_ca.then(|| config.state.join(ptv2_common::tls::CA_FILE)),
         token_file: config.state.join("worker-token"),
         threads,
         hub: config.hub.options(),
@@ -49,6 +61,8 @@ pub async fn run(
 struct WorkerProcess {
     program: PathBuf,
     coordinator: String,
+    /// The coordinator's own authority.
+    ca_file: Option<PathBuf>,
     token_file: PathBuf,
     threads: u32,
     /// Where backbones are fetched from.
@@ -62,6 +76,9 @@ impl WorkerProcess {
             .arg("--token-file")
             .arg(&self.token_file)
             .args(["--threads", &self.threads.to_string()])
+            // Of this coordinator, whatever other one the environment means.
+            .env_remove("PTV2_CA_FINGERPRINT")
+            .args(self.ca_file.iter().flat_map(|file| ["--ca-file".as_ref(), file.as_os_str()]))
             .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())

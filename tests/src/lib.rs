@@ -19,4 +19,6 @@ mod parity_bf16;
 #[cfg(test)]
 mod scale;
 #[cfg(test)]
+mod slurm;
+#[cfg(test)]
 mod superglue;

@@ -1,5 +1,6 @@
 //! One file a command, and what following a job has in common.
 
+mod audit;
 mod cancel;
 mod checkpoints;
 mod drain;
@@ -19,6 +20,7 @@ mod score;
 mod status;
 mod submit;
 mod superglue;
+mod token;
 mod wait;
 mod workers;
 
@@ -51,6 +53,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Report(args) => report::run(&api()?, output, args).await,
         Command::Superglue(args) => superglue::run(&api()?, output, args).await,
         Command::Workers => workers::run(&api()?, output).await,
+        Command::Token(command) => token::run(&api()?, output, command).await,
+        Command::Audit(args) => audit::run(&api()?, output, args).await,
         Command::Drain(args) => drain::run(&api()?, output, args).await,
     }
 }

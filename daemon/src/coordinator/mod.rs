@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod adopt;
+pub mod audit;
 pub mod chores;
 pub mod driver;
 mod entries;
@@ -11,6 +12,9 @@ pub mod http;
 pub mod idempotency;
 pub mod inputs;
 pub mod journal;
+pub mod leave;
+mod listen;
 pub mod run;
 pub mod serve;
 pub mod staging;
+pub mod tokens;

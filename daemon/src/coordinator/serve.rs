@@ -2,11 +2,15 @@
 
 use super::accept::{HashCache, Roots};
 use super::adopt;
+use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Tokens, router};
+use super::http::{Edge, Gate, Hosts, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::leave::Leaver;
+use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
+use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use crate::inputs::{Mirror, hosts};
@@ -25,8 +29,7 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// A coordinator that listens, and is about to run.
 pub struct Coordinator {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     driver: Driver,
     edge: Edge,
     state: PathBuf,
@@ -47,7 +50,8 @@ impl Coordinator {
         let roots = Arc::new(Roots::of(&config.roots)?);
         check_hosts(config).await?;
         let state = config.state.clone();
-        let (lock, listener) = take_and_listen(&state, config.listen).await?;
+        let (lock, listener) = take_and_listen(&state, config).await?;
+        let listener = Listener::new(listener, config, &state)?;
         let store_address = config.store_address()?;
         let store = store_address.open()?;
         let cache = config.inputs.cache.clone().unwrap_or_else(|| state.join("inputs"));
@@ -59,8 +63,8 @@ impl Coordinator {
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let clock = Steady::start(last);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
-        let tokens = Tokens::open(&state)?;
-        let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
+        let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
+        let audit = Audit::open(&journal).await?;
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -81,19 +85,33 @@ impl Coordinator {
             store,
             store_address,
             tokens,
+            audit,
+            hosts: Hosts::of(listener.address(), &config.hosts),
+            gate: Gate::new(&config.http),
             roots,
             fetches: Fetches::new(config.hub.clone(), mirror),
             hashes,
             sign_of_life,
             shutdown,
         };
-        tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
-        Ok(Self { listener, address, driver, edge, state, _lock: lock })
+        let url = listener.url();
+        tracing::info!(url, state = %state.display(), facts = count, "the coordinator listens");
+        Ok(Self { listener, driver, edge, state, _lock: lock })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
+    }
+
+    /// How this machine reaches it.
+    pub fn url(&self) -> String {
+        self.listener.url()
+    }
+
+    /// Lets its workers leave before it ends.
+    pub fn leaver(&self) -> Leaver {
+        Leaver::new(self.edge.doors.inputs.clone())
     }
 
     /// Runs until the shutdown that it was opened with.
@@ -104,12 +122,10 @@ impl Coordinator {
         let shutdown = self.edge.shutdown.clone();
         // Clients and tests that started it on any free port find it here.
         let place = self.state.join("address");
-        std::fs::write(&place, format!("http://{}\n", self.address))
+        std::fs::write(&place, format!("{}\n", self.url()))
             .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
-        let stop = shutdown.clone();
-        let server = axum::serve(self.listener, router(self.edge))
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let server = tokio::spawn(async move { server.await });
+        let serving = self.listener.serve(router(self.edge), plain(), shutdown.clone());
+        let server = tokio::spawn(serving);
         let result = self.driver.run().await;
         shutdown.cancel();
         if tokio::time::timeout(ENDING, server).await.is_err() {
@@ -156,24 +172,15 @@ async fn check_hosts(config: &CoordinatorConfig) -> Result<(), Explained> {
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.
 async fn take_and_listen(
     state: &Path,
-    address: SocketAddr,
+    config: &CoordinatorConfig,
 ) -> Result<(File, TcpListener), Explained> {
     if !state.exists() {
-        let listener = listen(address).await?;
+        let listener = listen::bind(config).await?;
         return Ok((take(state)?, listener));
     }
     // The folder first: whoever starts a second one in it reads that, and not of a port.
     let lock = take(state)?;
-    Ok((lock, listen(address).await?))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Explained> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Explained::new(format!("{address} cannot be listened on: {error}"))
-            .at("listen")
-            .expected("an address of this machine, with a port that is free")
-            .hint("stop what listens there, or choose another by --listen, or `listen` in the file")
-    })
+    Ok((lock, listen::bind(config).await?))
 }
 
 /// Makes the state folder, readable by its owner only, and takes its lock.

@@ -172,7 +172,6 @@ impl Engine {
         let abort = shared.orders.enter(&job, generation);
         let exit = self.ready(&start.job, &start.features, Some(&abort)).and_then(|()| {
             let Some(held) = &mut self.held else { return Err(Exit::Left) };
-            held.keeper = None;
             let group = join::meet(&shared, start, held, &abort)?;
             generation::run(&shared, &self.runtime, start, held, group)
         });

@@ -46,6 +46,9 @@ pub(super) fn run(
     let Some(progress) = &held.progress else {
         return Err(Explained::new("a rank began without a state").into());
     };
+    // That of a former generation was kept until now, since this rank might have had to leave without having
+    // begun this one.
+    held.keeper = None;
     if start.rank == 0 {
         let lineage = Lineage {
             features: start.features.clone(),

@@ -85,6 +85,12 @@ impl Driver {
                 .at("queue_limit")
                 .hint("wait for some to end, or raise `limits.queue_limit`"));
         }
+        let most = self.cluster.limits().jobs_max as usize;
+        if self.cluster.remembered() >= most {
+            return Err(Explained::new(format!("{most} jobs are remembered already"))
+                .at("jobs_max")
+                .hint("raise `limits.jobs_max`, or start a coordinator with a state folder of its own"));
+        }
         let (job, before) = (record.id.clone(), self.cluster.clone());
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, Event::Submitted(record));

@@ -77,3 +77,32 @@ fn an_older_journal_is_read() {
     assert_eq!(past.facts, [(Duration::ZERO, Fact::Cancelled { job: JobId("j1".into()) })]);
     assert_eq!(Journal::open(&path).unwrap().1.facts.len(), 1, "it is read again");
 }
+
+#[tokio::test]
+async fn lines_are_cut_and_the_oldest_are_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.sqlite");
+    let (journal, _) = Journal::open(&path).unwrap();
+    let line = |job: &str, message: String| Entry::Log {
+        job: JobId(job.into()),
+        unix_ms: 5,
+        level: LogLevel::Info,
+        source: "w1".into(),
+        message,
+    };
+    let long = "ä".repeat(20_000);
+    let mut entries: Vec<Entry> = (0..10).map(|n| line("j1", n.to_string())).collect();
+    entries.extend([line("j2", long), line("j2", "short".into())]);
+    journal.write(entries).await.unwrap();
+    let (one, two) = (JobId("j1".into()), JobId("j2".into()));
+    let connection = Connection::open(&path).unwrap();
+    file::prune(&connection, "logs", &one, 3).unwrap();
+    file::prune(&connection, "logs", &two, 3).unwrap();
+    let kept = journal.logs(&one, 0).await.unwrap();
+    let kept: Vec<&str> = kept.iter().map(|line| line.message.as_str()).collect();
+    assert_eq!(kept, ["7", "8", "9"]);
+    let kept = journal.logs(&two, 0).await.unwrap();
+    let lengths: Vec<usize> = kept.iter().map(|line| line.message.len()).collect();
+    assert_eq!(lengths, [16 << 10, 5]);
+    assert_eq!(journal.logs_page(&two, (0, 1)).await.unwrap().len(), 1);
+}

@@ -231,6 +231,11 @@ impl Cluster {
         self.jobs.values().filter(|job| !job.is_final()).map(|job| &job.record)
     }
 
+    /// How many jobs there are, ended ones among them.
+    pub fn remembered(&self) -> usize {
+        self.jobs.len()
+    }
+
     /// Jobs that wait for workers or for their rows.
     pub fn waiting(&self) -> usize {
         self.jobs

@@ -24,6 +24,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
         spec,
         spec_sha256: String::new(),
         submitted_unix_ms: 0,
+        submitted_by: None,
         backbone: PinnedBackbone {
             directory: "/m".into(),
             config_sha256: String::new(),
@@ -221,6 +222,8 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        slurm: None,
+        visible_device: None,
         attached: None,
     }
 }

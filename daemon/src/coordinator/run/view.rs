@@ -48,6 +48,8 @@ impl Cluster {
                 id: id.to_string(),
                 host: worker.hello.host.clone(),
                 device: worker.hello.device.clone(),
+                visible_device: worker.hello.visible_device.clone(),
+                slurm: worker.hello.slurm.clone(),
                 threads: worker.hello.threads,
                 fingerprint: worker.hello.fingerprint.to_string(),
                 job: worker.serving.as_ref().map(|(job, _)| job.to_string()),
@@ -103,6 +105,7 @@ impl Cluster {
             }),
             warnings: job.warnings.clone(),
             submitted_unix_ms: record.submitted_unix_ms,
+            submitted_by: record.submitted_by.clone(),
         }
     }
 
