@@ -13,6 +13,7 @@ mod elastic;
 mod half_speed;
 pub(crate) mod harness;
 mod hub;
+mod inputs;
 mod install;
 mod limits;
 mod methods;
