@@ -1,5 +1,7 @@
 //! What the API's types look like to a person.
 
+mod upkeep;
+
 use crate::render::{bytes, or_dash, pairs, seconds, table, time};
 use ptv2_common::access::{AuditEvent, TokenStatus};
 use ptv2_common::api::{
@@ -10,6 +12,7 @@ use ptv2_common::manifest::BestMetric;
 use ptv2_common::plan::Plan;
 use ptv2_common::text::escaped;
 use serde::Serialize;
+pub(crate) use upkeep::{orphans, recovered};
 
 /// The list of jobs. `now_unix_ms` is for their age.
 pub(crate) fn jobs(jobs: &[JobStatus], now_unix_ms: u64) -> String {

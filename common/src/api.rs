@@ -16,7 +16,9 @@
 //! | `GET /v1/jobs/{job}/logs/stream` | the same as server-sent events |
 //! | `GET /v1/jobs/{job}/checkpoints` | list of [`Checkpoint`] |
 //! | `GET /v1/jobs/{job}/checkpoints/{best,last,STEP}?seed` | [`CheckpointFiles`] |
-//! | `GET /v1/jobs/{job}/data/{sha256}` | the bytes of one file |
+//! | `GET /v1/jobs/{job}/data/{sha256}` | the bytes of one file, or those that `Range` asks for (206) |
+//! | `POST /v1/gc` ([`crate::upkeep::GcRequest`]) | [`crate::upkeep::GcReport`] |
+//! | `POST /v1/recover` ([`crate::upkeep::RecoverRequest`]) | [`crate::upkeep::RecoverReport`] |
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |

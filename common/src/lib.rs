@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod names;
 pub mod place;
 pub mod plan;
+pub mod seal;
 pub mod secret;
 pub mod session;
 pub mod slurm;
@@ -23,6 +24,7 @@ pub mod storage;
 pub mod task;
 pub mod text;
 pub mod tls;
+pub mod upkeep;
 
 /// The version of this build, exchanged by client, coordinator and worker.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -150,42 +150,51 @@ pub fn is_this_machine(url: &Url) -> bool {
 /// What went wrong with TLS, if that is what an error is about.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<Explained> {
     let error = find(error)?;
-    Some(match error {
-        rustls::Error::InvalidMessage(_) => {
-            Explained::new("the coordinator speaks plain HTTP here, or something else than TLS")
-                .expected("TLS, which https:// asks for")
-                .hint("write http:// if it is on this machine; else start the coordinator with TLS")
-        }
-        rustls::Error::InvalidCertificate(problem) => certificate(problem),
-        other => Explained::new(format!("TLS fails: {other}"))
-            .expected("a coordinator that speaks TLS 1.2 or 1.3"),
+    if let rustls::Error::InvalidCertificate(problem) = error {
+        return Some(certificate(problem));
+    }
+    Some(if matches!(error, rustls::Error::InvalidMessage(_)) {
+        Explained::new("the coordinator speaks plain HTTP here, or something else than TLS")
+            .expected("TLS, which https:// asks for")
+            .hint("write http:// if it is on this machine; else start the coordinator with TLS")
+    } else {
+        Explained::new(format!("TLS fails: {error}"))
+            .expected("a coordinator that speaks TLS 1.2 or 1.3")
     })
 }
 
 fn certificate(problem: &CertificateError) -> Explained {
-    let clocks = "see that the clocks of both machines are right; a coordinator with an authority of its own \
-                  makes a new certificate at each start";
-    match problem {
-        CertificateError::Other(other) if let Some(distrust) = other.0.downcast_ref::<Distrust>() => {
-            distrust.explain()
-        }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            Explained::new(format!("the coordinator's certificate has expired: {problem}")).hint(clocks)
-        }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            Explained::new(format!("the coordinator's certificate is not valid yet: {problem}"))
-                .hint(clocks)
-        }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            Explained::new(format!("the coordinator's certificate is for another name: {problem}"))
-                .expected("a certificate for the name that the coordinator is reached by")
-                .hint(
-                    "name the coordinator as its certificate does, or add this name to `names` in `[tls]` of \
-                     its configuration",
-                )
-        }
-        other => Explained::new(format!("the coordinator's certificate is refused: {other}"))
-            .expected("a certificate of an authority that is trusted here"),
+    if let CertificateError::Other(other) = problem
+        && let Some(distrust) = other.0.downcast_ref::<Distrust>()
+    {
+        return distrust.explain();
+    }
+    let is_early = matches!(
+        problem,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }
+    );
+    let is_late =
+        matches!(problem, CertificateError::Expired | CertificateError::ExpiredContext { .. });
+    let is_of_another = matches!(
+        problem,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. }
+    );
+    if is_early || is_late {
+        let what = if is_late { "has expired" } else { "is not valid yet" };
+        Explained::new(format!("the coordinator's certificate {what}: {problem}")).hint(
+            "see that the clocks of both machines are right; a coordinator with an authority of its own makes a \
+             new certificate at each start",
+        )
+    } else if is_of_another {
+        Explained::new(format!("the coordinator's certificate is for another name: {problem}"))
+            .expected("a certificate for the name that the coordinator is reached by")
+            .hint(
+                "name the coordinator as its certificate does, or add this name to `names` in `[tls]` of its \
+                 configuration",
+            )
+    } else {
+        Explained::new(format!("the coordinator's certificate is refused: {problem}"))
+            .expected("a certificate of an authority that is trusted here")
     }
 }
 

@@ -21,4 +21,6 @@ mod scale;
 #[cfg(test)]
 mod slurm;
 #[cfg(test)]
+mod stores;
+#[cfg(test)]
 mod superglue;

@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Pause before a journal that failed is written again.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// Jobs that are staged side by side.
-const STAGED_AT_ONCE: usize = 2;
+pub const STAGED_AT_ONCE: u32 = 2;
 
 /// Everything that can wake the coordinator.
 pub enum Input {
@@ -140,6 +140,8 @@ pub struct Doors {
     pub changes: watch::Receiver<u64>,
     /// What keeps the driver from deciding, while something does.
     pub trouble: watch::Receiver<Option<Explained>>,
+    /// Turns of staging: whoever holds all [`STAGED_AT_ONCE`] keeps jobs from looking for features.
+    pub staging: Arc<Semaphore>,
 }
 
 impl Driver {
@@ -148,6 +150,7 @@ impl Driver {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
+        let staging = Arc::new(Semaphore::new(STAGED_AT_ONCE as usize));
         let Beginning { cluster, unstaged, reported, clock, journal, store, store_address, mirror } =
             beginning;
         let driver = Self {
@@ -160,7 +163,7 @@ impl Driver {
             results: sender.clone(),
             connections: BTreeMap::new(),
             reported,
-            staging: Arc::new(Semaphore::new(STAGED_AT_ONCE)),
+            staging: Arc::clone(&staging),
             changes,
             trouble,
             clock,
@@ -169,7 +172,7 @@ impl Driver {
         for job in unstaged {
             driver.stage(&job);
         }
-        (driver, Doors { inputs: sender, changes: seen, trouble: troubled })
+        (driver, Doors { inputs: sender, changes: seen, trouble: troubled, staging })
     }
 
     /// Runs until the shutdown.

@@ -5,7 +5,7 @@ use super::adopt;
 use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Gate, Hosts, plain, router};
+use super::http::{Edge, Gate, Hosts, Upkeep, plain, router};
 use super::journal::{Entry, Journal, Past};
 use super::leave::Leaver;
 use super::listen::{self, Listener};
@@ -91,6 +91,7 @@ impl Coordinator {
             roots,
             fetches: Fetches::new(config.hub.clone(), mirror),
             hashes,
+            upkeep: Upkeep::default(),
             sign_of_life,
             shutdown,
         };

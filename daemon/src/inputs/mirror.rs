@@ -118,7 +118,7 @@ impl Mirror {
     }
 
     fn source(&self, url: &StoreUrl) -> Result<Source, Explained> {
-        let store = address(&self.store, url).open()?;
+        let store = store_at(&self.store, url).open()?;
         Ok(Source { store, url: url.clone(), cache: Arc::clone(&self.cache) })
     }
 
@@ -139,7 +139,7 @@ impl Mirror {
 }
 
 /// How a store is spoken to: as the artifact store is, whose endpoint and region mean its own cloud.
-pub(super) fn address(own: &StoreAddress, url: &StoreUrl) -> StoreAddress {
+pub fn store_at(own: &StoreAddress, url: &StoreUrl) -> StoreAddress {
     let beside = own.beside(&url.to_string());
     let is_other = ["s3://", "gs://", "az://"]
         .iter()

@@ -17,4 +17,4 @@ pub use address::StoreUrl;
 pub use beneath::{Beneath, Opened, Refused, State};
 pub use cache::{Cache, Files};
 pub use folder::Folder;
-pub use mirror::{Mirror, Mirrored, Needs, Wanted};
+pub use mirror::{Mirror, Mirrored, Needs, Wanted, store_at};

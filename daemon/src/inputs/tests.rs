@@ -1,7 +1,7 @@
 //! Mirroring from stores in memory and on disk, and the bound of the cache.
 
 use super::cache::{Cache, Files};
-use super::mirror::{Source, address};
+use super::mirror::{Source, store_at};
 use super::{Mirrored, Needs, StoreUrl};
 use crate::backbone::{CONFIG, INDEX, TOKENIZER, WEIGHTS};
 use crate::hub::Progress;
@@ -259,7 +259,7 @@ fn an_endpoint_means_the_artifact_stores_own_cloud() {
     let settings = StoreSettings { endpoint, region, ..StoreSettings::default() };
     let check = |own: &str, input: &str, is_kept: bool| {
         let own = StoreAddress { url: own.into(), settings: settings.clone() };
-        let found = address(&own, &StoreUrl::parse(input).unwrap());
+        let found = store_at(&own, &StoreUrl::parse(input).unwrap());
         assert_eq!(found.url, input);
         assert_eq!(found.settings.endpoint.is_some(), is_kept, "{} {input}", own.url);
         assert_eq!(found.settings.region.is_some(), is_kept);

@@ -1,10 +1,10 @@
 //! What slow and greedy clients do to a coordinator, and to a job that trains meanwhile: nothing.
 
 use super::harness::{Cluster, DEADLINE, coordinator_file, hash, poll, superglue, text, tiny_cb};
-use futures_util::SinkExt;
+use futures_util::{SinkExt, StreamExt};
 use ptv2_common::api::LogLevel;
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::{Envelope, Fingerprint, FromWorker, Hello, PROTOCOL};
+use ptv2_common::session::{Envelope, Fingerprint, FromWorker, Hello, PROTOCOL, ToWorker};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -267,5 +267,13 @@ async fn log(target: &Target, id: &str, lines: usize) {
         };
         socket.send(say(Some(number as u64), message)).await.unwrap();
     }
-    socket.close(None).await.unwrap();
+    // What is not taken when the connection ends would have to be said again.
+    while let Some(heard) = socket.next().await {
+        let heard = heard.unwrap();
+        match heard.to_text().ok().and_then(|text| serde_json::from_str(text).ok()) {
+            Some(ToWorker::Taken { seq }) if seq >= lines as u64 => return,
+            Some(_) | None => {}
+        }
+    }
+    panic!("not all lines were taken");
 }

@@ -2,13 +2,13 @@
 
 use super::Driver;
 use crate::clock;
+use crate::coordinator::run::{Adopted, Event, Standing};
 use crate::coordinator::{entries, inputs};
-use crate::coordinator::run::Event;
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 /// What the API asks. Each answer reflects everything that was decided before it.
@@ -27,6 +27,10 @@ pub enum Question {
     Retry(JobId, oneshot::Sender<Option<JobStatus>>),
     /// The views of the cache of inputs that jobs need which have not ended.
     Needed(oneshot::Sender<BTreeSet<String>>),
+    /// Take up a job that was found in a store of this location.
+    Adopt(Box<Adopted>, String, oneshot::Sender<Result<Option<JobStatus>, Explained>>),
+    /// What keeping the store needs to know of all jobs, or of one.
+    Standings(Option<JobId>, oneshot::Sender<BTreeMap<JobId, Standing>>),
     /// All workers.
     Workers(oneshot::Sender<Vec<WorkerStatus>>),
     /// Drain a worker; answers whether there is one of that id.
@@ -45,6 +49,7 @@ impl Driver {
             Question::Submit(_, reply) if reply.is_closed() => {}
             Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
             Question::Drain(_, reply) if reply.is_closed() => {}
+            Question::Adopt(_, _, reply) if reply.is_closed() => {}
             Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
                 let ids = self.cluster.matching(&text);
@@ -65,6 +70,20 @@ impl Driver {
                 self.order(Event::Retry(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
             }
+            Question::Adopt(job, from, reply) => {
+                let id = job.record.id.clone();
+                let answer = match self.check_queue() {
+                    Err(error) if !job.has_ended() => Err(error),
+                    Err(_) | Ok(()) => {
+                        self.order(Event::Adopted { job, from }).await?;
+                        Ok(self.status(&id))
+                    }
+                };
+                drop(reply.send(answer));
+            }
+            Question::Standings(only, reply) => {
+                drop(reply.send(self.cluster.standings(only.as_ref())));
+            }
             Question::Workers(reply) => {
                 drop(reply.send(self.cluster.workers(self.clock.elapsed())));
             }
@@ -79,18 +98,7 @@ impl Driver {
 
     /// Accepts a job, or nothing at all: one that the journal does not take was never there.
     async fn submit(&mut self, record: Box<JobRecord>) -> Result<JobStatus, Explained> {
-        let limit = self.cluster.limits().queue_limit as usize;
-        if self.cluster.waiting() >= limit {
-            return Err(Explained::new(format!("{limit} jobs wait already"))
-                .at("queue_limit")
-                .hint("wait for some to end, or raise `limits.queue_limit`"));
-        }
-        let most = self.cluster.limits().jobs_max as usize;
-        if self.cluster.remembered() >= most {
-            return Err(Explained::new(format!("{most} jobs are remembered already"))
-                .at("jobs_max")
-                .hint("raise `limits.jobs_max`, or start a coordinator with a state folder of its own"));
-        }
+        self.check_queue()?;
         let (job, before) = (record.id.clone(), self.cluster.clone());
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, Event::Submitted(record));
@@ -107,6 +115,22 @@ impl Driver {
     /// The views of the cache of inputs that jobs need which have not ended.
     pub(super) fn needed(&self) -> BTreeSet<String> {
         self.cluster.unfinished().flat_map(inputs::needed_by).collect()
+    }
+
+    fn check_queue(&self) -> Result<(), Explained> {
+        let limit = self.cluster.limits().queue_limit as usize;
+        if self.cluster.waiting() >= limit {
+            return Err(Explained::new(format!("{limit} jobs wait already"))
+                .at("queue_limit")
+                .hint("wait for some to end, or raise `limits.queue_limit`"));
+        }
+        let most = self.cluster.limits().jobs_max as usize;
+        if self.cluster.remembered() >= most {
+            return Err(Explained::new(format!("{most} jobs are remembered already"))
+                .at("jobs_max")
+                .hint("raise `limits.jobs_max`, or start a coordinator with a state folder of its own"));
+        }
+        Ok(())
     }
 
     fn status(&self, job: &JobId) -> Option<JobStatus> {

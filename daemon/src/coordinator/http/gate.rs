@@ -51,26 +51,12 @@ pub(in crate::coordinator) struct Gate {
     answers: Arc<Semaphore>,
 }
 
+/// Why a request is not answered as it was meant.
+type Refused = Box<Response>;
+
 /// Bounds the requests of those who have a token.
-pub(super) async fn known(
-    State(gate): State<Arc<Gate>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Response> {
-    let caller = gate.caller(&request);
-    gate.in_turn(caller)?;
-    let stream = match is_stream(&request) {
-        true => Some(gate.streams.begin(caller).map_err(too_many_streams)?),
-        false => None,
-    };
-    let (request, _held) = gate.read(request).await?;
-    let answer = tokio::time::timeout(gate.http.answer_timeout, next.run(request)).await;
-    let answer = answer.map_err(|_| {
-        let limit = humantime::format_duration(gate.http.answer_timeout);
-        let error = Explained::new(format!("the request took longer than {limit}"));
-        later(StatusCode::SERVICE_UNAVAILABLE, "too_slow", error.at("http.answer_timeout"), SOON)
-    })?;
-    gate.hold(answer, stream)
+pub(super) async fn known(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Response {
+    gate.pass(request, next).await.unwrap_or_else(|refused| *refused)
 }
 
 /// Bounds the requests of those who have none, by their addresses.
@@ -97,7 +83,7 @@ pub(in crate::coordinator) fn plain() -> Router {
                 "write https:// in --coordinator (or PTV2_COORDINATOR), and name the coordinator's authority by \
                  --ca-file or --ca-fingerprint",
             );
-        closing(Refusal::new(StatusCode::BAD_REQUEST, "tls_required", error).into_response())
+        *closing(now(StatusCode::BAD_REQUEST, "tls_required", error))
     };
     Router::new().fallback(tell)
 }
@@ -118,6 +104,24 @@ impl Gate {
         })
     }
 
+    async fn pass(&self, request: Request, next: Next) -> Result<Response, Refused> {
+        let caller = self.caller(&request);
+        self.in_turn(caller)?;
+        let stream = match is_stream(&request) {
+            true => Some(self.streams.begin(caller).map_err(too_many_streams)?),
+            false => None,
+        };
+        let (request, _held) = self.read(request).await?;
+        let answer = tokio::time::timeout(self.http.answer_timeout, next.run(request)).await;
+        let answer = answer.map_err(|_| {
+            let limit = humantime::format_duration(self.http.answer_timeout);
+            let error = Explained::new(format!("the request took longer than {limit}"))
+                .at("http.answer_timeout");
+            later(StatusCode::SERVICE_UNAVAILABLE, "too_slow", error, SOON)
+        })?;
+        self.hold(answer, stream)
+    }
+
     /// The longest body, in bytes.
     pub(super) fn longest_body(&self) -> usize {
         self.http.body_bytes_max
@@ -128,7 +132,7 @@ impl Gate {
         self.keys.hash_one(request.extensions().get::<Caller>().map(|caller| &caller.token))
     }
 
-    fn in_turn(&self, caller: u64) -> Result<(), Response> {
+    fn in_turn(&self, caller: u64) -> Result<(), Refused> {
         self.callers.check_key(&caller).map_err(|until| {
             let error = Explained::new("more requests come with this token than are taken")
                 .at("http.requests_per_second")
@@ -152,14 +156,14 @@ impl Gate {
             Explained::new("too many requests without a valid token come from this address")
                 .at("http.refusals_per_minute")
                 .hint("see that the token's file is this coordinator's; PTV2_TOKEN_FILE names it");
-        closing(later(StatusCode::TOO_MANY_REQUESTS, "too_many_refusals", error, wait))
+        *closing(later(StatusCode::TOO_MANY_REQUESTS, "too_many_refusals", error, wait))
     }
 
     /// Reads a request's body, so far as it is within the bounds.
     async fn read(
         &self,
         request: Request,
-    ) -> Result<(Request, Option<OwnedSemaphorePermit>), Response> {
+    ) -> Result<(Request, Option<OwnedSemaphorePermit>), Refused> {
         if request.body().is_end_stream() {
             return Ok((request, None));
         }
@@ -174,16 +178,15 @@ impl Gate {
         };
         match tokio::time::timeout(self.http.body_timeout, read).await {
             Ok(Ok((bytes, held))) => Ok((Request::from_parts(parts, Body::from(bytes)), held)),
-            Ok(Err(refusal)) => {
+            Ok(Err(refused)) => {
                 tokio::spawn(tokio::time::timeout(FORGOTTEN_FOR, forget(stream)));
-                Err(closing(refusal))
+                Err(closing(refused))
             }
             Err(_) => {
                 let limit = humantime::format_duration(self.http.body_timeout);
                 let error = Explained::new(format!("the body did not come within {limit}"))
                     .at("http.body_timeout");
-                let refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", error);
-                Err(closing(refusal.into_response()))
+                Err(closing(now(StatusCode::REQUEST_TIMEOUT, "too_slow", error)))
             }
         }
     }
@@ -191,12 +194,13 @@ impl Gate {
     async fn collect(
         &self,
         stream: &mut BodyDataStream,
-    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Response> {
+    ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refused> {
         let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
         while let Some(part) = stream.next().await {
-            let part: Bytes = part
-                .map_err(|error| Refusal::malformed(format!("the body broke off: {error}")))
-                .map_err(IntoResponse::into_response)?;
+            let part: Bytes = part.map_err(|error| {
+                let refusal = Refusal::malformed(format!("the body broke off: {error}"));
+                Box::new(refusal.into_response())
+            })?;
             if bytes.len() + part.len() > self.http.body_bytes_max {
                 return Err(self.too_large());
             }
@@ -210,20 +214,16 @@ impl Gate {
         Ok((bytes, held))
     }
 
-    fn too_large(&self) -> Response {
+    fn too_large(&self) -> Refused {
         let error = Explained::new("the request's body is too large")
             .at("http.body_bytes_max")
             .expected(format!("{} bytes at most", self.http.body_bytes_max))
             .hint("a job names its data and its backbone by their paths; it does not hold them");
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error).into_response()
+        now(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
     }
 
     /// Counts an answer until it has been sent, and a follower until it has gone.
-    fn hold(
-        &self,
-        answer: Response,
-        stream: Option<streams::Stream>,
-    ) -> Result<Response, Response> {
+    fn hold(&self, answer: Response, stream: Option<streams::Stream>) -> Result<Response, Refused> {
         // What comes in parts is not held.
         let bytes = answer.body().size_hint().exact().unwrap_or(0);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -233,7 +233,7 @@ impl Gate {
 }
 
 /// Room for so many bytes, or a refusal: nobody waits for someone else who is slow.
-fn hold(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Response> {
+fn hold(room: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Refused> {
     let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     Arc::clone(room).try_acquire_many_owned(bytes).map_err(|_| {
         let error =
@@ -258,7 +258,7 @@ fn is_stream(request: &Request) -> bool {
     path.is_some_and(|path| path.as_str().ends_with("/stream"))
 }
 
-fn too_many_streams(refused: NoStream) -> Response {
+fn too_many_streams(refused: NoStream) -> Refused {
     let (status, key) = match refused {
         NoStream::InAll => (StatusCode::SERVICE_UNAVAILABLE, "http.streams_max"),
         NoStream::OfToken => (StatusCode::TOO_MANY_REQUESTS, "http.streams_per_token"),
@@ -269,16 +269,20 @@ fn too_many_streams(refused: NoStream) -> Response {
     later(status, "too_many_streams", error, SOON)
 }
 
+fn now(status: StatusCode, code: &'static str, error: Explained) -> Refused {
+    Box::new(Refusal::new(status, code, error).into_response())
+}
+
 /// A refusal that says when to ask again.
-fn later(status: StatusCode, code: &'static str, error: Explained, wait: Duration) -> Response {
-    let mut response = Refusal::new(status, code, error).into_response();
+fn later(status: StatusCode, code: &'static str, error: Explained, wait: Duration) -> Refused {
+    let mut refused = now(status, code, error);
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    response.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
-    response
+    refused.headers_mut().insert(RETRY_AFTER, seconds.max(1).into());
+    refused
 }
 
 /// The connection ends with this answer.
-fn closing(mut response: Response) -> Response {
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+fn closing(mut refused: Refused) -> Refused {
+    refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    refused
 }

@@ -10,15 +10,18 @@ mod metrics;
 mod openapi;
 mod origin;
 mod problem;
+mod range;
 mod routes;
 mod scores;
 mod session;
 mod streams;
+mod upkeep;
 mod version;
 mod workers;
 
 pub(super) use gate::{Gate, plain};
 pub use origin::Hosts;
+pub use upkeep::Upkeep;
 
 use super::accept::{HashCache, Roots};
 use super::audit::Audit;
@@ -63,6 +66,8 @@ pub struct Edge {
     pub fetches: Fetches,
     /// Hashes of backbones' files.
     pub hashes: Arc<HashCache>,
+    /// Who keeps the store, one at a time.
+    pub upkeep: Upkeep,
     /// How often workers are given a sign of life.
     pub sign_of_life: Duration,
     /// Ends the streams.

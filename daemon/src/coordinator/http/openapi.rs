@@ -2,7 +2,7 @@
 //! table of routes.
 
 use super::routes::{self, Route};
-use super::{access, checkpoints, jobs, metrics, scores, session, streams, workers};
+use super::{access, checkpoints, jobs, metrics, scores, session, streams, upkeep, workers};
 use axum::Json;
 use axum::http::Method;
 use utoipa::OpenApi;
@@ -37,6 +37,8 @@ const TOKEN: &str = "token";
         checkpoints::list,
         checkpoints::files,
         checkpoints::data,
+        upkeep::gc,
+        upkeep::recover,
         workers::list,
         workers::drain,
         access::create,

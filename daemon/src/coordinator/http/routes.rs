@@ -4,7 +4,7 @@
 use super::auth::{self, Door};
 use super::{
     Shared, access, checkpoints, gate, jobs, metrics, openapi, origin, problem, scores, session,
-    streams, version, workers,
+    streams, upkeep, version, workers,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -53,6 +53,8 @@ pub(super) fn table() -> Vec<Route> {
         post("/v1/tokens", Admin, access::create),
         delete("/v1/tokens/{id}", Admin, access::revoke),
         get("/v1/audit", Admin, access::audit),
+        post("/v1/gc", Admin, upkeep::gc),
+        post("/v1/recover", Admin, upkeep::recover),
         get("/v1/session", Worker, session::open),
     ]
 }

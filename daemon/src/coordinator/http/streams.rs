@@ -229,8 +229,10 @@ mod tests {
         let cache = folder.path().join("inputs");
         let mirror =
             crate::inputs::Mirror::open(&cache, &inputs_config, store_address.clone()).unwrap();
+        let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
-            doors: Doors { inputs, changes: changes.clone(), trouble },
+            upkeep: crate::coordinator::http::Upkeep::default(),
+            doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
             tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
             audit: Audit::open(&journal).await.unwrap(),

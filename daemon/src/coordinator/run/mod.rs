@@ -15,11 +15,13 @@ mod schedule;
 mod simulation;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upkeep;
 mod view;
 
 pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
 pub use limits::Limits;
+pub use upkeep::Standing;
 
 use groups::Stopping;
 use job::{Group, Job, MemberState, Phase, Waiting};
@@ -117,6 +119,7 @@ impl Cluster {
         let mut actions = Vec::new();
         match event {
             Event::Submitted(record) => self.submitted(now, *record, &mut actions),
+            Event::Adopted { job, from } => self.adopted(now, job, &from, &mut actions),
             Event::Staged { job, features, majority_class, staged_s, truncated } => {
                 let fact = Fact::Staged { job, features, majority_class, staged_s };
                 self.staged(now, fact, &truncated, &mut actions);
