@@ -1,11 +1,14 @@
 //! What can be typed: commands, options and the environment variables behind them.
 
+mod access;
 mod trained;
 mod upkeep;
 
+pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::manifest::Which;
 use ptv2_common::spec::WorkerRange;
+use ptv2_common::tls::Fingerprint;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -20,7 +23,7 @@ Exit codes:
     3  the coordinator is unreachable, or its answer is of no use
     4  no such job (or checkpoint, or worker), or several jobs of that name
     5  the job was cancelled
-    6  not permitted: no token, or a wrong one
+    6  not permitted: no token, a wrong one, or one whose scope is too small
     7  the time-out passed and the job goes on
   130  Ctrl-C: while following, the job goes on
 
@@ -55,6 +58,16 @@ pub(crate) struct Global {
     /// File that holds the token [default: .ptv2/token].
     #[arg(long, global = true, value_name = "FILE", env = "PTV2_TOKEN_FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file,
+    /// else the system's].
+    #[arg(long, global = true, value_name = "FILE", env = "PTV2_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for the coordinator; goes before --ca-file.
+    #[arg(long, global = true, value_name = "sha256:HEX", env = "PTV2_CA_FINGERPRINT")]
+    pub(crate) ca_fingerprint: Option<Fingerprint>,
+    /// Sends the token to another machine in the clear.
+    #[arg(long, global = true, env = "PTV2_INSECURE_HTTP")]
+    pub(crate) insecure_http: bool,
 }
 
 /// How data is printed.
@@ -104,6 +117,11 @@ pub(crate) enum Command {
     Workers,
     /// Lets a worker finish its step, leave its group and end.
     Drain(DrainArgs),
+    /// Makes, lists and revokes tokens: who may do what.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Lists who did what, and who was refused, newest first.
+    Audit(AuditArgs),
     /// Deletes what nobody needs any more in the artifact store. Works beside running jobs.
     Gc(GcArgs),
     /// Takes up jobs that a store holds.

@@ -5,7 +5,9 @@ use crate::failure::{Failure, Kind};
 use crate::render;
 use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
+use ptv2_common::secret::{self, Secret};
+use ptv2_common::tls::{self, Trust};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -42,7 +44,7 @@ pub(crate) struct Api {
 impl Api {
     /// Prepares requests; nothing is sent yet.
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
-        let base = parse_base(&global.coordinator)?;
+        let base = tls::coordinator_url(&global.coordinator, global.insecure_http)?;
         let token_file = global.token_file.clone();
         let token_file = token_file.unwrap_or_else(|| PathBuf::from(DEFAULT_TOKEN_FILE));
         let mut headers = HeaderMap::new();
@@ -54,8 +56,13 @@ impl Api {
             .read_timeout(SILENCE_MAX)
             // A redirect would hand the token to someone else.
             .redirect(reqwest::redirect::Policy::none());
-        if is_loopback(&base) {
+        if tls::is_this_machine(&base) {
             builder = builder.no_proxy();
+        }
+        if base.scheme() == "https" {
+            let trust =
+                Trust::choose(global.ca_fingerprint, global.ca_file.as_deref(), &token_file);
+            builder = builder.tls_backend_preconfigured(trust.client_config()?);
         }
         let client = builder
             .build()
@@ -100,6 +107,20 @@ impl Api {
         self.accept(self.request(Method::POST, path)?.timeout(ANSWER_TIMEOUT)).await
     }
 
+    /// Sends an order, with a body where there is one, and leaves the answer to the caller.
+    pub(crate) async fn order<T: Serialize>(
+        &self,
+        method: Method,
+        path: &[&str],
+        body: Option<&T>,
+    ) -> Result<Response, Failure> {
+        let mut request = self.request(method, path)?.timeout(ANSWER_TIMEOUT);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        self.accept(request).await
+    }
+
     /// Gets an answer that comes in parts, after the event that was seen last.
     pub(crate) async fn stream(
         &self,
@@ -126,8 +147,24 @@ impl Api {
         Ok(self.client.request(method, address(&self.base, path)?))
     }
 
-    async fn accept(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let answer = request.send().await.map_err(|error| unreachable(&error))?;
+    /// Sends a request. Where the coordinator says that it is asked too much, and when to ask again, that is
+    /// waited for, up to a minute in all: it has done nothing yet.
+    async fn accept(&self, mut request: RequestBuilder) -> Result<Response, Failure> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let again = request.try_clone();
+            let answer = request.send().await.map_err(|error| unreachable(&error))?;
+            match (retry_after(&answer), again) {
+                (Some(wait), Some(again)) if Instant::now() + wait < until => {
+                    tokio::time::sleep(wait).await;
+                    request = again;
+                }
+                _ => return self.judge(answer).await,
+            }
+        }
+    }
+
+    async fn judge(&self, answer: Response) -> Result<Response, Failure> {
         self.compare_versions(&answer);
         let status = answer.status();
         if status.is_success() {
@@ -160,6 +197,15 @@ impl Api {
     }
 }
 
+/// How long to wait before asking again, where an answer says so.
+fn retry_after(answer: &Response) -> Option<Duration> {
+    if !matches!(answer.status().as_u16(), 429 | 503) {
+        return None;
+    }
+    let seconds = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
 /// Decodes the body of a good answer.
 pub(crate) async fn decode<T: DeserializeOwned>(answer: Response) -> Result<T, Failure> {
     let url = answer.url().to_string();
@@ -178,6 +224,11 @@ pub(crate) async fn decode<T: DeserializeOwned>(answer: Response) -> Result<T, F
 
 /// What a broken connection means.
 pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
+    if let Some(mut explained) = tls::explain(error) {
+        explained.place = error.url().map(ToString::to_string);
+        // Asking again would bring the same.
+        return Failure::new(Kind::BadAnswer, explained);
+    }
     // The first cause, because what wraps it says only that something failed.
     let mut cause: &dyn Error = error;
     while let Some(source) = cause.source() {
@@ -262,25 +313,6 @@ impl Patience {
     }
 }
 
-fn parse_base(text: &str) -> Result<Url, Failure> {
-    let refused = |why: String| {
-        let error = Explained::new(format!("`{text}` is no coordinator's address: {why}"))
-            .at("--coordinator")
-            .expected("http://host:port");
-        Failure::refused(error)
-    };
-    let url = Url::parse(text).map_err(|error| refused(error.to_string()))?;
-    if url.scheme() != "http" {
-        return Err(refused(format!("this build does not speak `{}`", url.scheme())));
-    }
-    Ok(url)
-}
-
-fn is_loopback(base: &Url) -> bool {
-    let host = base.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 /// Appends `/v1` and the path's parts, each escaped, so that no name can lead elsewhere.
 fn address(base: &Url, path: &[&str]) -> Result<Url, Failure> {
     let mut url = base.clone();
@@ -306,11 +338,16 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
         Failure::new(Kind::NotPermitted, error)
     };
     let text = std::fs::read_to_string(file)
+        .map(Secret::new)
         .map_err(|error| refused(format!("the token file cannot be read: {error}")))?;
-    if text.trim().is_empty() {
+    if let Some(warning) = secret::exposed(file) {
+        render::note(&format!("warning: {warning}"));
+    }
+    let text = text.expose().trim();
+    if text.is_empty() {
         return Err(refused("the token file is empty".into()));
     }
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", text.trim()))
+    let mut value = HeaderValue::from_str(&format!("Bearer {text}"))
         .map_err(|_| refused("the token file holds something else than a token".into()))?;
     value.set_sensitive(true);
     Ok(value)
@@ -321,29 +358,14 @@ mod tests {
     use super::*;
 
     fn check(base: &str, path: &[&str], expected: &str) {
-        assert_eq!(address(&parse_base(base).unwrap(), path).unwrap().as_str(), expected);
+        assert_eq!(address(&Url::parse(base).unwrap(), path).unwrap().as_str(), expected);
     }
 
     #[test]
     fn names_are_escaped() {
         check("http://h:1", &["jobs", "a/b?c"], "http://h:1/v1/jobs/a%2Fb%3Fc");
         check("http://h:1/behind/", &["workers"], "http://h:1/behind/v1/workers");
-        assert!(address(&parse_base("http://h").unwrap(), &["jobs", ".."]).is_err());
-    }
-
-    #[test]
-    fn only_http_is_spoken() {
-        assert_eq!(parse_base("ftp://h").unwrap_err().kind.exit_code(), 2);
-        assert_eq!(parse_base("h:1").unwrap_err().kind.exit_code(), 2);
-    }
-
-    #[test]
-    fn this_machine_is_reached_without_a_proxy() {
-        for (base, expected) in
-            [("http://127.0.0.1:1", true), ("http://[::1]:1", true), ("http://h:1", false)]
-        {
-            assert_eq!(is_loopback(&parse_base(base).unwrap()), expected, "{base}");
-        }
+        assert!(address(&Url::parse("http://h").unwrap(), &["jobs", ".."]).is_err());
     }
 
     #[test]
@@ -362,6 +384,43 @@ mod tests {
         assert_eq!(read_token(&file).unwrap().to_str().unwrap(), "Bearer abc");
         std::fs::write(&file, " \n").unwrap();
         assert_eq!(read_token(&file).unwrap_err().kind, Kind::NotPermitted);
+    }
+
+    /// Answers one connection after the other with these texts.
+    async fn answer(listener: tokio::net::TcpListener, answers: &[&str]) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let rest = "connection: close\r\ncontent-length: 2\r\n\r\n[]";
+            stream.write_all(format!("HTTP/1.1 {answer}{rest}").as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_asked_too_much_is_asked_again_when_it_says() {
+        use clap::Parser;
+        tls::install_provider();
+        let folder = tempfile::tempdir().unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "abc").unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let args = ["ptv2ctl", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
+        let cli = crate::cli::Cli::parse_from(args.into_iter().chain(["workers"]));
+        let api = Api::new(&cli.global).unwrap();
+        let began = Instant::now();
+        let answers = ["429 Too Many\r\nretry-after: 1\r\n", "200 OK\r\n", "503 Busy\r\n"];
+        let asks = async {
+            let found: Vec<u8> = api.get(&["workers"]).await.unwrap();
+            assert!(found.is_empty() && began.elapsed() >= Duration::from_secs(1));
+            api.get::<Vec<u8>>(&["workers"]).await.unwrap_err()
+        };
+        let ((), failure) = tokio::join!(answer(listener, &answers), asks);
+        assert_eq!(failure.kind, Kind::Unreachable, "told no time, the caller decides");
     }
 
     #[tokio::test(start_paused = true)]

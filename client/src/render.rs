@@ -4,6 +4,7 @@ use crate::cli::Output;
 use crate::failure::{Failure, Kind};
 use crate::paint;
 use ptv2_common::error::Explained;
+use ptv2_common::text;
 use serde::Serialize;
 use std::io::{ErrorKind, Write};
 use unicode_width::UnicodeWidthStr;
@@ -23,12 +24,12 @@ pub(crate) fn data(text: &str) -> Result<(), Failure> {
 
 /// Prints a value as JSON over several lines.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    data(&serde_json::to_string_pretty(value).map_err(|error| not_json(&error))?)
+    data(&clean_json(&serde_json::to_string_pretty(value).map_err(|error| not_json(&error))?))
 }
 
 /// Prints a value as JSON on one line.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<(), Failure> {
-    data(&serde_json::to_string(value).map_err(|error| not_json(&error))?)
+    data(&clean_json(&serde_json::to_string(value).map_err(|error| not_json(&error))?))
 }
 
 /// Prints a value as JSON, or as the table that is made of it.
@@ -114,8 +115,29 @@ pub(crate) fn or_dash<T: ToString>(value: Option<T>) -> String {
 /// Text that cannot steer a terminal: names and messages come from elsewhere.
 pub(crate) fn clean(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .map(|c| if text::steers(c) && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
         .collect()
+}
+
+/// JSON that cannot steer a terminal: some control characters need no escape in JSON, and get one here.
+fn clean_json(json: &str) -> String {
+    let mut clean = String::with_capacity(json.len());
+    for c in json.chars() {
+        // All of these have four hexadecimal digits at most.
+        if c != '\n' && text::steers(c) {
+            clean.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            clean.push(c);
+        }
+    }
+    clean
+}
+
+/// The time, for ages.
+#[expect(clippy::disallowed_methods, reason = "the edge: an age is shown to a person")]
+pub(crate) fn now_unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A number of bytes in the unit that suits it.
@@ -184,6 +206,12 @@ mod tests {
     #[test]
     fn text_from_elsewhere_cannot_steer_the_terminal() {
         assert_eq!(clean("a\u{1b}[2Jb"), "a\u{fffd}[2Jb");
+        let json =
+            serde_json::to_string_pretty(&["\u{1b}[2J\n", "\u{9b}31m\u{7f}\u{202e}"]).unwrap();
+        let printed = clean_json(&json);
+        assert!(printed.chars().all(|c| c == '\n' || !text::steers(c)), "{printed}");
+        let read: Vec<String> = serde_json::from_str(&printed).unwrap();
+        assert_eq!(read, ["\u{1b}[2J\n", "\u{9b}31m\u{7f}\u{202e}"], "the value is the same");
     }
 
     #[test]

@@ -3,12 +3,15 @@
 mod upkeep;
 
 use crate::render::{bytes, or_dash, pairs, seconds, table, time};
+use ptv2_common::access::{AuditEvent, TokenStatus};
 use ptv2_common::api::{
     Checkpoint, Event, JobStatus, LogLine, MetricsRow, Reason, RunStatus, Spread, Summary,
     WorkerStatus,
 };
+use ptv2_common::launch::{LaunchStatus, LaunchTrouble, LauncherStatus};
 use ptv2_common::manifest::BestMetric;
 use ptv2_common::plan::Plan;
+use ptv2_common::text::escaped;
 use serde::Serialize;
 pub(crate) use upkeep::{orphans, recovered};
 
@@ -51,6 +54,7 @@ pub(crate) fn job(job: &JobStatus) -> String {
     ];
     rows.extend(scores_and_timings(job));
     rows.push(("submitted", Some(time(job.submitted_unix_ms))));
+    rows.push(("by", job.submitted_by.clone()));
     pairs(rows)
 }
 
@@ -153,14 +157,87 @@ pub(crate) fn workers(workers: &[WorkerStatus]) -> String {
     table(&head, rows.collect())
 }
 
+/// Workers that are started and not there yet, and what keeps more from being started; nothing where there is
+/// nothing to tell.
+pub(crate) fn launches(launcher: &LauncherStatus) -> Option<String> {
+    let coming: Vec<&LaunchStatus> =
+        launcher.launches.iter().filter(|launch| launch.is_coming()).collect();
+    let trouble =
+        launcher.trouble.as_ref().map(|LaunchTrouble { failures, error, again_unix_ms }| {
+            let again = time(*again_unix_ms);
+            format!(
+                "workers cannot be started ({failures} in a row): {error}\n  again from {again}"
+            )
+        });
+    let rows = coming.iter().map(|launch| {
+        let (id, since) = (launch.id.clone(), time(launch.since_unix_ms));
+        vec![id, or_dash(launch.slurm_job.as_ref()), launch.to_string(), since]
+    });
+    let head = ["launch", "slurm job", "on its way", "since"];
+    let coming = (!coming.is_empty()).then(|| table(&head, rows.collect()));
+    let parts: Vec<String> = coming.into_iter().chain(trouble).collect();
+    (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
 /// An event on one line.
 pub(crate) fn event(event: &Event) -> String {
-    format!("{}  {:<12} {}", time(event.unix_ms), event.kind, event.message)
+    let [kind, message] = [&event.kind, &event.message].map(|text| escaped(text));
+    format!("{}  {kind:<12} {message}", time(event.unix_ms))
 }
 
 /// A line of a log.
 pub(crate) fn log_line(line: &LogLine) -> String {
-    format!("{}  {:<5} {}: {}", time(line.unix_ms), word(&line.level), line.source, line.message)
+    let [source, message] = [&line.source, &line.message].map(|text| escaped(text));
+    format!("{}  {:<5} {source}: {message}", time(line.unix_ms), word(&line.level))
+}
+
+/// Tokens. `now_unix_ms` tells which are over.
+pub(crate) fn tokens(tokens: &[TokenStatus], now_unix_ms: u64) -> String {
+    let state = |token: &TokenStatus| match token {
+        TokenStatus { revoked_unix_ms: Some(_), .. } => "revoked",
+        token if token.over_since(now_unix_ms).is_some() => "expired",
+        TokenStatus { uses_left: Some(0), .. } => "used up",
+        _ => "good",
+    };
+    let rows = tokens.iter().map(|token| {
+        vec![
+            token.id.clone(),
+            token.name.clone(),
+            token.scope.to_string(),
+            state(token).into(),
+            time(token.made_unix_ms),
+            or_dash(token.expires_unix_ms.map(time)),
+            or_dash(token.last_used_unix_ms.map(time)),
+            or_dash(token.uses_left),
+            or_dash(token.file.as_ref()),
+        ]
+    });
+    let head = ["id", "name", "scope", "is", "made", "expires", "last used", "uses left", "file"];
+    table(&head, rows.collect())
+}
+
+/// A token on one line, without the token itself.
+pub(crate) fn token_line(token: &TokenStatus) -> String {
+    let until = token.expires_unix_ms.map(|at| format!(", until {}", time(at)));
+    let uses = token.uses_left.map(|uses| format!(", workers that may join: {uses}"));
+    let (until, uses) = (until.unwrap_or_default(), uses.unwrap_or_default());
+    format!("token {} of {}, scope {}{until}{uses}", token.id, token.name, token.scope)
+}
+
+/// Who did what.
+pub(crate) fn audit(events: &[AuditEvent]) -> String {
+    let rows = events.iter().map(|event| {
+        vec![
+            time(event.unix_ms),
+            or_dash(event.principal.as_ref()),
+            or_dash(event.token.as_ref()),
+            or_dash(event.remote.as_ref()),
+            event.action.clone(),
+            or_dash(event.subject.as_ref()),
+            event.outcome.clone(),
+        ]
+    });
+    table(&["when", "who", "token", "from", "what", "about", "outcome"], rows.collect())
 }
 
 /// The word that the API has for a value of an enumeration.
@@ -275,6 +352,7 @@ mod tests {
     use crate::progress::tests::job as waiting_job;
     use ptv2_common::api::{EvaluationMetrics, JobState};
     use ptv2_common::error::Explained;
+    use ptv2_common::launch::LaunchStage;
 
     #[test]
     fn a_failed_job_says_what_can_be_done() {
@@ -315,10 +393,55 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_others_stay_lines() {
+        let message = "a\u{1b}[2J\nb".to_owned();
+        let line = event(&Event { seq: 1, unix_ms: 0, kind: "staged".into(), message });
+        assert_eq!(line, "1970-01-01T00:00:00Z  staged       a\\u{1b}[2J\\nb");
+    }
+
+    #[test]
+    fn a_token_says_what_it_is_good_for() {
+        let token = TokenStatus {
+            id: "12ab34cd".into(),
+            name: "node-7".into(),
+            scope: ptv2_common::access::Scope::Worker,
+            file: None,
+            made_unix_ms: 0,
+            expires_unix_ms: Some(1000),
+            last_used_unix_ms: None,
+            revoked_unix_ms: None,
+            uses_left: Some(2),
+        };
+        let line = "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z";
+        let line = format!("{line}, workers that may join: 2");
+        assert_eq!(token_line(&token), line);
+        for (now, uses, expected) in [(0, 2, "good"), (0, 0, "used up"), (1000, 2, "expired")] {
+            let token = TokenStatus { uses_left: Some(uses), ..token.clone() };
+            assert!(tokens(&[token], now).contains(expected), "{expected}");
+        }
+    }
+
+    #[test]
     fn an_age_has_one_unit() {
         for (age_s, expected) in [(0, "0s"), (61, "1m"), (7300, "2h"), (200_000, "2d")] {
             assert_eq!(age(age_s), expected);
         }
+    }
+
+    #[test]
+    fn workers_that_are_to_come_stand_below_those_that_are_there() {
+        let mut launcher = LauncherStatus::default();
+        assert_eq!(launches(&launcher), None);
+        let stage = LaunchStage::Pending { state: "PENDING".into(), reason: "Resources".into() };
+        let slurm_job = Some("123".to_owned());
+        launcher.launches =
+            vec![LaunchStatus { id: "l1".into(), slurm_job, stage, since_unix_ms: 0 }];
+        let text = launches(&launcher).unwrap();
+        assert!(text.contains("Slurm job 123: PENDING (Resources)"), "{text}");
+        let error = Explained::new("`sbatch` refuses: no such partition");
+        launcher.trouble = Some(LaunchTrouble { failures: 2, error, again_unix_ms: 0 });
+        let text = launches(&launcher).unwrap();
+        assert!(text.contains("(2 in a row): `sbatch` refuses: no such partition"), "{text}");
     }
 
     #[test]

@@ -21,16 +21,21 @@
 //! | `POST /v1/recover` ([`crate::upkeep::RecoverRequest`]) | [`crate::upkeep::RecoverReport`] |
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
+//! | `GET /v1/launcher` | [`crate::launch::LauncherStatus`] |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
+//! | `/v1/tokens`, `/v1/audit` | see [`crate::access`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
 //!
 //! Every error is an `application/problem+json` [`Problem`].
 
 use crate::error::Explained;
 use crate::job::Score;
+use crate::launch::{LaunchStatus, LaunchTrouble};
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
+use crate::session::VisibleDevice;
+use crate::slurm::Placement;
 use crate::storage::StoreSettings;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -146,6 +151,16 @@ pub enum Reason {
         /// What the job asks for at least.
         needed: u32,
     },
+    /// It needs workers that the coordinator starts itself, and which are not there yet.
+    AwaitingLaunches {
+        /// What the job asks for at least.
+        needed: u32,
+        /// Workers that are on their way, the oldest first.
+        launches: Vec<LaunchStatus>,
+        /// What keeps the coordinator from starting some, while something does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<LaunchTrouble>,
+    },
     /// Jobs of higher priority, or older ones, go first.
     BehindOthers {
         /// How many.
@@ -260,6 +275,9 @@ pub struct JobStatus {
     pub warnings: Vec<String>,
     /// When it was submitted, in milliseconds since 1970.
     pub submitted_unix_ms: u64,
+    /// The name of the token that it was submitted with, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
 }
 
 /// One run of a job with several seeds.
@@ -512,6 +530,12 @@ pub struct WorkerStatus {
     pub host: String,
     /// `cpu` or `cuda:N`.
     pub device: String,
+    /// The GPU that it was given, whether its build computes on it or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_device: Option<VisibleDevice>,
+    /// Where it stands in Slurm, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Placement>,
     /// Compute threads.
     pub threads: u32,
     /// What its bits depend on.
@@ -531,6 +555,9 @@ pub struct WorkerStatus {
     pub backbone_loads: u64,
     /// ptv2's version.
     pub version: String,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
 }
 
 #[cfg(test)]

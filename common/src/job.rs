@@ -23,6 +23,9 @@ pub struct JobRecord {
     pub spec_sha256: String,
     /// When it was accepted, in milliseconds since 1970. For people only.
     pub submitted_unix_ms: u64,
+    /// Whose token it was submitted with. Absent from what earlier versions accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitted_by: Option<String>,
     /// The backbone, pinned.
     pub backbone: PinnedBackbone,
     /// SHA-256 of each split's data file, by split.

@@ -13,6 +13,7 @@ use crate::error::Explained;
 use crate::ids::{Generation, JobId, WorkerId};
 use crate::job::JobRecord;
 use crate::place::{DevicePhase, Place};
+use crate::slurm::Placement;
 use crate::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -70,8 +71,26 @@ pub struct Hello {
     pub threads: u32,
     /// Where other workers reach its reduction listener.
     pub reduce_address: SocketAddr,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
+    /// Where it stands in Slurm, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slurm: Option<Placement>,
+    /// The GPU that it was given, whether its build computes on it or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub visible_device: Option<VisibleDevice>,
     /// What it is, or was last, a member of: a coordinator that starts again takes it up from there.
     pub attached: Option<Attached>,
+}
+
+/// A GPU that a process sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VisibleDevice {
+    /// Its number for CUDA: the visible ones are counted from 0.
+    pub index: u32,
+    /// What `CUDA_VISIBLE_DEVICES` calls it: a number on the node, or a UUID.
+    pub name: String,
 }
 
 /// A worker's membership in a generation, as it sees it.

@@ -2,13 +2,16 @@
 
 mod config;
 mod fetch;
+mod log;
 
 use crate::collective::tcp::Waits;
 use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
+use crate::device::{self, THREADS_MAX, Wish};
 use crate::local;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::error::Explained;
+use ptv2_common::slurm::{Placement, hostnames};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,20 +57,21 @@ enum Command {
     Fetch(fetch::FetchArgs),
 }
 
-/// What computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Device {
-    /// The best there is
-    Auto,
-    /// The processor
-    Cpu,
-}
-
 #[derive(Debug, Args)]
 struct WorkerArgs {
     /// The coordinator's URL
     #[arg(long, env = "PTV2_COORDINATOR", value_name = "URL")]
     coordinator: String,
+    /// File of authorities that may vouch for the coordinator [default: ca.pem beside the token's file, else the
+    /// system's]
+    #[arg(long, env = "PTV2_CA_FILE", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Fingerprint of the authority that must vouch for it; goes before --ca-file
+    #[arg(long, env = "PTV2_CA_FINGERPRINT", value_name = "sha256:HEX")]
+    ca_fingerprint: Option<ptv2_common::tls::Fingerprint>,
+    /// Send the token to another machine in the clear
+    #[arg(long, env = "PTV2_INSECURE_HTTP")]
+    insecure_http: bool,
     /// File with the workers' token; the coordinator keeps it in its state folder
     #[arg(
         long,
@@ -76,29 +80,35 @@ struct WorkerArgs {
         default_value = ".ptv2/worker-token"
     )]
     token_file: PathBuf,
-    /// What computes
-    #[arg(long, value_enum, default_value = "auto")]
-    device: Device,
-    /// Compute threads; each computes whole slices alone
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    threads: u32,
-    /// Address that other workers reach this one's reduction at; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-    reduce_listen: SocketAddr,
+    /// What computes: auto, cpu, cuda or cuda:N. Of several visible GPUs a task of Slurm takes the one
+    /// of its local rank
+    #[arg(long, default_value_t = Wish::Auto)]
+    device: Wish,
+    /// Compute threads; each computes whole slices alone [default: 1; in a task of Slurm, its processors]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(THREADS_MAX)))]
+    threads: Option<u32>,
+    /// Address that other workers reach this one's reduction at; port 0 takes any free one [default: any
+    /// free port of the interface by which the coordinator is reached]
+    #[arg(long, value_name = "ADDR")]
+    reduce_listen: Option<SocketAddr>,
     /// Address that other workers are told, where it differs
     #[arg(long, value_name = "ADDR")]
     reduce_advertise: Option<SocketAddr>,
     /// Without a coordinator for this long, write a checkpoint and end
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     orphan_limit: Duration,
-    /// Asked to end, give up the step after this long
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
-    drain_grace: Duration,
+    /// Asked to end, give up the step after this long [default: 5s; inside Slurm 1.2s, so that all is
+    /// over in 2s]
+    #[arg(long, env = "PTV2_DRAIN_GRACE", value_name = "TIME", value_parser = humantime::parse_duration)]
+    drain_grace: Option<Duration>,
     #[command(flatten)]
     hub: fetch::HubArgs,
     /// Write what the worker is doing into this file
     #[arg(long, value_name = "FILE", hide = true)]
     pulse_file: Option<PathBuf>,
+    /// What the coordinator launched this worker as
+    #[arg(long, env = ptv2_common::launch::LAUNCH_VARIABLE, value_name = "ID", hide = true)]
+    launch: Option<String>,
     /// End when standard input does
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -113,8 +123,8 @@ struct LocalArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
     /// What computes
-    #[arg(long, value_enum, default_value = "auto")]
-    device: Device,
+    #[arg(long, default_value_t = Wish::Auto)]
+    device: Wish,
     #[command(flatten)]
     config: config::ConfigArgs,
     /// Folder or URL of a store that jobs may read from, besides the current folder (can be repeated)
@@ -168,8 +178,8 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
         .with_writer(std::io::stderr)
         .with_ansi(colors);
     match cli.log_format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Text => log.with_target(false).fmt_fields(crate::log::fields()).init(),
+        LogFormat::Json => log.json().event_format(log::Flat).init(),
     }
     Ok(())
 }
@@ -196,15 +206,33 @@ fn stop_on(signals: &[SignalKind], shutdown: &CancellationToken) -> Result<(), E
     Ok(())
 }
 
+/// A scheduler's notice that the allocation ends soon.
+const NOTICE: [SignalKind; 2] = [SignalKind::user_defined1(), SignalKind::user_defined2()];
+
+/// A worker that is asked to end gives up its step after this long.
+const DRAIN_GRACE: Duration = Duration::from_secs(5);
+/// The same inside Slurm, which kills what does not end: by default after 30 s, at some sites after 5 s.
+const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1200);
+
 /// A terminal's and a service manager's way to stop a process.
 const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];
 
 fn coordinator(args: &config::ConfigArgs) -> Result<(), Explained> {
     let config = args.layers()?.config()?;
     runtime()?.block_on(async {
-        let shutdown = CancellationToken::new();
-        stop_on(&STOP, &shutdown)?;
-        Coordinator::open(&config, &shutdown).await?.run().await
+        let (shutdown, leaving) = (CancellationToken::new(), CancellationToken::new());
+        stop_on(&NOTICE, &leaving)?;
+        // In an allocation the workers are told to end in the same moment, or soon; elsewhere they train on.
+        let slurm = Placement::of(variable);
+        stop_on(&STOP, if slurm.is_some() { &leaving } else { &shutdown })?;
+        if let Some(slurm) = slurm {
+            let nodes = variable("SLURM_JOB_NODELIST").and_then(|list| hostnames(&list).ok());
+            let nodes = nodes.map(|nodes| nodes.len());
+            tracing::info!(nodes, restarts = slurm.restarts, "{slurm}");
+        }
+        let coordinator = Coordinator::open(&config, &shutdown).await?;
+        tokio::spawn(coordinator.leaver().wait(leaving, shutdown.clone()));
+        coordinator.run().await
     })
 }
 
@@ -213,7 +241,7 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
     config.roots.push(".".into());
     config.roots.extend(args.allow);
     config.hub = args.hub.over(config.hub)?;
-    let (Device::Auto | Device::Cpu) = args.device;
+    device::of_this_build(args.device, &device::choose(args.device, variable)?)?;
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         stop_on(&STOP, &shutdown)?;
@@ -225,14 +253,17 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
 fn worker(args: WorkerArgs) -> Result<(), Explained> {
     let config = worker_config(args)?;
     crate::worker::prepare_process()?;
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
         // Schedulers give notice by the others.
-        let notice =
-            [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()];
+        let notice = [SignalKind::hangup(), NOTICE[0], NOTICE[1]];
         stop_on(&[STOP.as_slice(), &notice].concat(), &shutdown)?;
         crate::worker::run(config, shutdown).await
-    })
+    });
+    // A device thread that gave up its step is not waited for.
+    runtime.shutdown_background();
+    result
 }
 
 #[cfg(not(feature = "torch"))]
@@ -242,19 +273,34 @@ fn worker(args: WorkerArgs) -> Result<(), Explained> {
         .expected("a build with the feature `torch`, which is on by default"))
 }
 
+/// A variable of the environment: what Slurm says of this process.
+#[expect(clippy::disallowed_methods, reason = "the edge at which the environment is read")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
 fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
-    let (Device::Auto | Device::Cpu) = args.device;
+    let device = device::choose(args.device, variable)?;
+    device::of_this_build(args.device, &device)?;
+    let slurm = Placement::of(variable);
+    let drain_grace = if slurm.is_some() { SLURM_DRAIN_GRACE } else { DRAIN_GRACE };
     Ok(WorkerConfig {
         coordinator: args.coordinator,
+        ca_file: args.ca_file,
+        ca_fingerprint: args.ca_fingerprint,
+        insecure_http: args.insecure_http,
         token_file: args.token_file,
-        threads: args.threads,
+        device,
+        slurm,
+        threads: args.threads.unwrap_or_else(|| device::threads(variable)),
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
         hub: args.hub.config()?,
         waits: Waits::default(),
         orphan_limit: args.orphan_limit,
-        drain_grace: args.drain_grace,
+        drain_grace: args.drain_grace.unwrap_or(drain_grace),
         pulse_file: args.pulse_file,
+        launch: args.launch,
         exit_with_parent: args.exit_with_parent,
     })
 }

@@ -12,6 +12,8 @@
 //! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
 
 #[cfg(feature = "torch")]
+mod dying;
+#[cfg(feature = "torch")]
 mod store;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -74,7 +76,7 @@ pub(crate) fn store(store: ptv2_common::storage::Store) -> ptv2_common::storage:
         return std::sync::Arc::new(store::Failing::new(store));
     }
     if value("put-before").is_some() || value("put-after").is_some() {
-        return std::sync::Arc::new(store::Dying::new(store));
+        return std::sync::Arc::new(dying::Dying::new(store));
     }
     store
 }

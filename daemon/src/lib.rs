@@ -9,12 +9,16 @@ pub mod clock;
 pub mod collective;
 pub mod config;
 pub mod coordinator;
+pub mod device;
 #[cfg(feature = "faults")]
 mod faults;
 pub mod features;
 pub mod hub;
 pub mod local;
+pub mod log;
 pub mod numerics;
+#[cfg(test)]
+mod proptests;
 pub mod protocol;
 pub mod tasks;
 #[cfg(feature = "torch")]

@@ -19,18 +19,30 @@ const ENDING: Duration = Duration::from_secs(10);
 /// Runs a coordinator and `workers` workers of `threads` threads until `shutdown`.
 ///
 /// # Errors
-/// Those of the coordinator; and when this program cannot be started again as a worker.
+/// Those of the coordinator; for a certificate that its workers could not verify; and when this program cannot be
+/// started again as a worker.
 pub async fn run(
     config: &CoordinatorConfig,
     (workers, threads): (u32, u32),
     shutdown: &CancellationToken,
 ) -> Result<(), Explained> {
+    if workers > 0 && config.tls.certificate.is_some() {
+        return Err(Explained::new(
+            "the workers of `ptv2d local` cannot know this certificate's names",
+        )
+        .at("tls.certificate")
+        .expected("TLS by the coordinator's own authority (`tls.own_ca`, --tls)")
+        .hint(
+            "or start `ptv2d coordinator`, and workers that are told its name by --coordinator",
+        ));
+    }
     let coordinator = Coordinator::open(config, shutdown).await?;
     let program = std::env::current_exe()
         .map_err(|error| Explained::new(format!("this program's path is unknown: {error}")))?;
     let worker = WorkerProcess {
         program,
-        coordinator: format!("http://{}", coordinator.address()),
+        coordinator: coordinator.url(),
+        ca_file: config.tls.own_ca.then(|| config.state.join(ptv2_common::tls::CA_FILE)),
         token_file: config.state.join("worker-token"),
         threads,
         hub: config.hub.options(),
@@ -45,35 +57,43 @@ pub async fn run(
     result
 }
 
+/// How a worker is started as a child of this process.
 #[derive(Clone)]
-struct WorkerProcess {
-    program: PathBuf,
-    coordinator: String,
-    token_file: PathBuf,
-    threads: u32,
+pub(crate) struct WorkerProcess {
+    pub(crate) program: PathBuf,
+    pub(crate) coordinator: String,
+    /// The coordinator's own authority.
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) token_file: PathBuf,
+    pub(crate) threads: u32,
     /// Where backbones are fetched from.
-    hub: Vec<OsString>,
+    pub(crate) hub: Vec<OsString>,
 }
 
 impl WorkerProcess {
-    fn start(&self) -> std::io::Result<Child> {
-        Command::new(Path::new(&self.program))
+    /// The command that starts one.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(Path::new(&self.program));
+        command
             .args(["worker", "--exit-with-parent", "--coordinator", &self.coordinator])
             .arg("--token-file")
             .arg(&self.token_file)
             .args(["--threads", &self.threads.to_string()])
+            // Of this coordinator, whatever other one the environment means.
+            .env_remove("PTV2_CA_FINGERPRINT")
+            .args(self.ca_file.iter().flat_map(|file| ["--ca-file".as_ref(), file.as_os_str()]))
             .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        command
     }
 }
 
 /// Keeps one worker alive until `shutdown`.
 async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let mut child = match worker.start() {
+        let mut child = match worker.command().spawn() {
             Ok(child) => child,
             Err(error) => {
                 tracing::error!(%error, "a worker cannot be started");
@@ -104,7 +124,7 @@ async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
 }
 
 /// Waits for a worker whose standard input was closed to end; kills it when it does not.
-async fn end(mut child: Child) {
+pub(crate) async fn end(mut child: Child) {
     if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
         tracing::warn!("a worker did not end in time and is killed");
         drop(child.kill().await);

@@ -3,6 +3,8 @@
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
 #[cfg(test)]
+mod attack;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod documents;
@@ -18,5 +20,9 @@ mod parity_backbones;
 mod parity_bf16;
 #[cfg(test)]
 mod scale;
+#[cfg(test)]
+mod slurm;
+#[cfg(test)]
+mod stores;
 #[cfg(test)]
 mod superglue;

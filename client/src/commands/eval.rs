@@ -27,7 +27,7 @@ pub(super) struct Evaluated {
 pub(crate) async fn run(api: &Api, output: Output, args: &EvalArgs) -> Result<Outcome, Failure> {
     let submitted = score::submit(api, &args.trained, &args.split, true).await?;
     if !args.wait {
-        render::either(output, &submitted, |job| job.id.clone())?;
+        render::either(output, &submitted, |job| render::clean(&job.id))?;
         return Ok(Outcome::Done);
     }
     let jobs = follow::finals(api, std::slice::from_ref(&submitted.id), args.timeout).await?;

@@ -1,5 +1,6 @@
 //! One file a command, and what following a job has in common.
 
+mod audit;
 mod cancel;
 mod checkpoints;
 mod drain;
@@ -21,6 +22,7 @@ mod score;
 mod status;
 mod submit;
 mod superglue;
+mod token;
 mod wait;
 mod workers;
 
@@ -55,6 +57,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Gc(args) => gc::run(&api()?, output, args).await,
         Command::Jobs(args) => jobs::run(&api()?, output, args).await,
         Command::Workers => workers::run(&api()?, output).await,
+        Command::Token(command) => token::run(&api()?, output, command).await,
+        Command::Audit(args) => audit::run(&api()?, output, args).await,
         Command::Drain(args) => drain::run(&api()?, output, args).await,
     }
 }

@@ -12,7 +12,7 @@ pub(crate) async fn run(api: &Api, output: Output, args: &ReportArgs) -> Result<
     match &args.to {
         None => match output {
             Output::Json => render::json(&report)?,
-            Output::Table => render::data(report::markdown(&report).trim_end())?,
+            Output::Table => render::data(&render::clean(report::markdown(&report).trim_end()))?,
         },
         Some(folder) => {
             write(folder, &report)?;

@@ -10,6 +10,8 @@ use ptv2_common::api::JobStatus;
 pub(crate) async fn run(api: &Api, output: Output, args: &JobArgs) -> Result<Outcome, Failure> {
     let answer = api.post(&["jobs", &args.job, "retry"]).await?;
     let job: JobStatus = http::decode(answer).await?;
-    render::either(output, &job, |job| format!("{} {}", job.id, tables::word(&job.state)))?;
+    render::either(output, &job, |job| {
+        format!("{} {}", render::clean(&job.id), tables::word(&job.state))
+    })?;
     Ok(Outcome::Done)
 }

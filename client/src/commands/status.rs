@@ -5,7 +5,6 @@ use crate::failure::{Failure, Outcome};
 use crate::http::Api;
 use crate::{render, tables};
 use ptv2_common::api::JobStatus;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 const DEFAULT_LIMIT: u32 = 50;
 
@@ -20,12 +19,6 @@ pub(crate) async fn run(api: &Api, output: Output, args: &StatusArgs) -> Result<
     query.extend(args.state.iter().map(|state| ("state", state.clone())));
     query.extend(args.task.iter().map(|task| ("task", task.clone())));
     let jobs: Vec<JobStatus> = api.get_with(&["jobs"], &query).await?;
-    render::either(output, jobs.as_slice(), |jobs| tables::jobs(jobs, now_unix_ms()))?;
+    render::either(output, jobs.as_slice(), |jobs| tables::jobs(jobs, render::now_unix_ms()))?;
     Ok(Outcome::Done)
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge: an age is shown to a person")]
-fn now_unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -32,6 +32,6 @@ pub(crate) async fn run(global: &Global, args: &SubmitArgs) -> Result<Outcome, F
         }
         return Ok(follow::worst(&jobs));
     }
-    render::either(output, &submitted, |job| job.id.clone())?;
+    render::either(output, &submitted, |job| render::clean(&job.id))?;
     Ok(Outcome::Done)
 }

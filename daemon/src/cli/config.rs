@@ -18,6 +18,9 @@ pub(super) struct ConfigArgs {
     state: Option<PathBuf>,
     #[arg(long, value_name = "ADDR", help = listen_help())]
     listen: Option<SocketAddr>,
+    /// Speak TLS, by an authority of this coordinator's own in the state folder
+    #[arg(long)]
+    tls: bool,
     /// Listen on an address that other machines reach, unencrypted
     #[arg(long)]
     insecure_listen: bool,
@@ -57,6 +60,9 @@ impl ConfigArgs {
         }
         if let Some(listen) = &self.listen {
             layers.flag("--listen", "listen", listen)?;
+        }
+        if self.tls {
+            layers.flag("--tls", "tls.own_ca", true)?;
         }
         if self.insecure_listen {
             layers.flag("--insecure-listen", "insecure_listen", true)?;

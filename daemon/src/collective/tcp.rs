@@ -9,6 +9,7 @@
 //! from one that is stopped or cut off.
 
 mod frame;
+mod greeting;
 mod join;
 mod pings;
 

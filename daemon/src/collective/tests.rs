@@ -10,6 +10,8 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Barrier;
 use std::time::Duration;
 
+mod strangers;
+
 const SLICES: u32 = 7;
 const ELEMENTS: usize = 1003;
 
@@ -199,7 +201,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, most: usize) {
 #[test]
 fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
     // Both sides' proofs pass, and nothing after them.
-    let greeting = 80;
+    let greeting = 112;
     let found = over(
         move |near, far| pass(near, far, greeting),
         |_, group| group.all_gather_bytes(0, &[0; 4096]).map(drop),

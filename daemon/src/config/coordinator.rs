@@ -1,6 +1,8 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HubConfig, StorageConfig};
+use super::{
+    DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, LauncherConfig, StorageConfig, TlsConfig,
+};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
@@ -17,6 +19,9 @@ pub struct CoordinatorConfig {
     /// Whether an address that other machines reach may be listened on, although what is said there
     /// is not encrypted: tokens and data can be read on the way.
     pub insecure_listen: bool,
+    /// Names by which it may be asked for besides those of loopback, where it listens on loopback behind a
+    /// proxy or a tunnel that passes on a name of its own.
+    pub hosts: Vec<String>,
     /// Folder of the journal, the tokens and the lock. One coordinator a folder.
     pub state: PathBuf,
     /// URL of the artifact store: features, checkpoints, adapters. Default: `store` in the state
@@ -28,6 +33,12 @@ pub struct CoordinatorConfig {
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How workers are started, where the coordinator does that.
+    pub launcher: LauncherConfig,
+    /// How TLS is spoken.
+    pub tls: TlsConfig,
+    /// Bounds on connections and requests.
+    pub http: HttpConfig,
     /// Bounds on waits and sizes.
     pub limits: Limits,
 }
@@ -37,11 +48,15 @@ impl Default for CoordinatorConfig {
         Self {
             listen: DEFAULT_LISTEN.parse().unwrap_or(SocketAddr::from(([127, 0, 0, 1], 7341))),
             insecure_listen: false,
+            hosts: Vec::new(),
             state: DEFAULT_STATE.into(),
             store: None,
             storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
+            launcher: LauncherConfig::default(),
+            tls: TlsConfig::default(),
+            http: HttpConfig::default(),
             limits: Limits::default(),
         }
     }
@@ -51,18 +66,30 @@ impl CoordinatorConfig {
     /// Refuses what would be unsafe.
     ///
     /// # Errors
-    /// For an address that other machines reach without the flag that allows it; and those of
-    /// [`HubConfig::check`] and [`StorageConfig::check`].
+    /// For an address that other machines reach without TLS or the flag that allows it; and those of
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`],
+    /// [`HttpConfig::check`] and [`LauncherConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
-        if self.listen.ip().is_loopback() || self.insecure_listen {
+        self.tls.check()?;
+        self.http.check()?;
+        self.launcher.check(self.listen, self.tls.certificate.is_some())?;
+        if !self.is_open_to_others() || self.insecure_listen {
             return Ok(());
         }
         Err(Explained::new(format!("`listen` is {}, which other machines reach", self.listen))
             .at("listen")
-            .expected("a loopback address, or `insecure_listen` (`--insecure-listen`)")
-            .hint("what is said there is not encrypted; allow it on a trusted network only"))
+            .expected("a loopback address, or TLS: `[tls]` in the configuration, or `--tls`")
+            .hint(
+                "`own_ca = true` in `[tls]` (`--tls`) is enough; `insecure_listen` (`--insecure-listen`) allows \
+                 it without TLS, for a network where nobody listens: tokens and data can be read on the way",
+            ))
+    }
+
+    /// Whether other machines reach it, and nothing that is said there is encrypted.
+    pub fn is_open_to_others(&self) -> bool {
+        !self.listen.ip().is_loopback() && !self.tls.is_on()
     }
 
     /// The artifact store in effect.
@@ -104,7 +131,11 @@ mod tests {
             listen: ([0, 0, 0, 0], 7341).into(),
             ..CoordinatorConfig::default()
         };
-        assert!(config.check().unwrap_err().expected.unwrap().contains("--insecure-listen"));
+        let error = config.check().unwrap_err();
+        assert!(error.expected.unwrap().contains("--tls"));
+        assert!(error.hint.unwrap().contains("--insecure-listen"));
+        let tls = TlsConfig { own_ca: true, ..TlsConfig::default() };
+        assert!(CoordinatorConfig { tls, ..config.clone() }.check().is_ok());
         assert!(CoordinatorConfig { insecure_listen: true, ..config }.check().is_ok());
         assert!(CoordinatorConfig::default().check().is_ok());
     }

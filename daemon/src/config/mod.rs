@@ -2,15 +2,21 @@
 
 mod coordinator;
 pub mod duration;
+mod http;
 mod hub;
+mod launcher;
 mod layers;
 mod storage;
+pub(crate) mod tls;
 mod worker;
 
 pub use coordinator::CoordinatorConfig;
+pub use http::HttpConfig;
 pub use hub::{BYTES_MAX, HubConfig};
+pub use launcher::LauncherConfig;
 pub use layers::{Layers, Origin};
 pub use storage::StorageConfig;
+pub use tls::TlsConfig;
 pub use worker::WorkerConfig;
 
 /// Where a coordinator listens, and a client looks, unless told otherwise.

@@ -2,6 +2,9 @@
 
 use super::HubConfig;
 use crate::collective::tcp::Waits;
+use crate::device::Choice;
+use ptv2_common::slurm::Placement;
+use ptv2_common::tls::Fingerprint;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +12,25 @@ use std::time::Duration;
 /// What a worker is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerConfig {
-    /// The coordinator's URL, `http://host:port`.
+    /// The coordinator's URL, `https://host:port`, or `http://host:port` on this machine.
     pub coordinator: String,
+    /// File of authorities that may vouch for the coordinator.
+    pub ca_file: Option<PathBuf>,
+    /// The authority that must vouch for the coordinator, whatever the file says.
+    pub ca_fingerprint: Option<Fingerprint>,
+    /// Whether the token may go to another machine in the clear.
+    pub insecure_http: bool,
     /// File with the workers' token.
     pub token_file: PathBuf,
+    /// The device that it was given, and why.
+    pub device: Choice,
+    /// Where it stands in Slurm, if it does.
+    pub slurm: Option<Placement>,
     /// Compute threads. Each computes whole slices alone.
     pub threads: u32,
-    /// Where peers reach this worker's reduction. Port 0: any free one.
-    pub reduce_listen: SocketAddr,
+    /// Where peers reach this worker's reduction. Port 0: any free one. Off: any free port of the
+    /// interface by which it reaches the coordinator.
+    pub reduce_listen: Option<SocketAddr>,
     /// The address that peers are told, where it differs from the one listened on.
     pub reduce_advertise: Option<SocketAddr>,
     /// Where a backbone with an `hf://` path is fetched from, if it is not where the coordinator has it.
@@ -25,11 +39,14 @@ pub struct WorkerConfig {
     pub waits: Waits,
     /// Without a coordinator for this long, the worker writes a checkpoint and ends.
     pub orphan_limit: Duration,
-    /// A worker that is asked to end gives up its step after this long.
+    /// A worker that is asked to end gives up its step after this long. What it said last is waited for
+    /// a third of it more, a second at most.
     pub drain_grace: Duration,
     /// File that tells what the worker is doing, for tests; see
     /// [`PulseRecord`](ptv2_common::place::PulseRecord).
     pub pulse_file: Option<PathBuf>,
+    /// What the coordinator launched it as, if it did.
+    pub launch: Option<String>,
     /// Whether to end when standard input does: set by a parent that wants no orphans.
     pub exit_with_parent: bool,
 }

@@ -15,6 +15,7 @@ use super::{chores, entries, staging};
 use crate::clock::{self, Steady};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::{Store, StoreAddress};
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct Driver {
     changes: watch::Sender<u64>,
     /// What keeps it from deciding, while something does.
     trouble: watch::Sender<Option<Explained>>,
+    /// Workers that are on their way, for people.
+    launcher: watch::Receiver<LauncherStatus>,
     clock: Steady,
     shutdown: CancellationToken,
 }
@@ -125,6 +128,8 @@ pub struct Beginning {
     pub store: Store,
     /// Where it is, for workers.
     pub store_address: StoreAddress,
+    /// Workers that are on their way, for people.
+    pub launcher: watch::Receiver<LauncherStatus>,
 }
 
 /// The ways into a driver.
@@ -147,10 +152,19 @@ impl Driver {
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
         let staging = Arc::new(Semaphore::new(STAGED_AT_ONCE as usize));
-        let Beginning { cluster, unstaged, reported, clock, journal, store, store_address } =
-            beginning;
+        let Beginning {
+            cluster,
+            unstaged,
+            reported,
+            clock,
+            journal,
+            store,
+            store_address,
+            launcher,
+        } = beginning;
         let driver = Self {
             cluster,
+            launcher,
             journal,
             store,
             store_address,
@@ -267,7 +281,13 @@ impl Driver {
             }
         } else {
             let unix_ms = clock::millis(self.clock.elapsed());
-            let mut entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            let is_heard = self.cluster.may_say(&worker, &message);
+            let mut entries = Vec::new();
+            if is_heard {
+                entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            } else {
+                tracing::warn!(%worker, "it speaks of a job that it never served, and is not heard");
+            }
             if let Some(seq) = seq {
                 self.reported.insert(worker.clone(), seq);
                 entries.push(Entry::Reported { worker: worker.clone(), seq });
@@ -283,7 +303,12 @@ impl Driver {
     fn decide(&mut self, event: Event, entries: Vec<Entry>, decided: &mut Decided) {
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, event);
-        decided.entries.extend(entries::of_decision(&actions, clock::millis(now), entries));
+        decided.entries.extend(entries::of_decision(
+            &self.cluster,
+            &actions,
+            clock::millis(now),
+            entries,
+        ));
         decided.actions.extend(actions);
     }
 

@@ -1,14 +1,15 @@
-//! The coordinator's memory: one SQLite file, one thread that writes it.
+//! The coordinator's memory: one SQLite file, one thread that writes it, one that reads for people.
 //!
 //! Facts rebuild the jobs after a restart; events, log lines and metrics are for people. What is
 //! written together is committed together, and on disk before the answer comes.
 
+mod disk;
 mod file;
 #[cfg(test)]
 mod tests;
 
 use super::run::{Fact, Recorded};
-use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
+use ptv2_common::api::{Event, LONGEST_LIST, LogLevel, LogLine, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use rusqlite::Connection;
@@ -73,11 +74,15 @@ pub enum Entry {
 
 type Reply<T> = oneshot::Sender<rusqlite::Result<T>>;
 
+/// What comes after a sequence number, and how much of it at most.
+type Page = (u64, u32);
+
 enum Request {
     Write(Arc<[Entry]>, Reply<()>),
-    Events { job: JobId, after: u64, reply: Reply<Vec<Event>> },
-    Logs { job: JobId, after: u64, reply: Reply<Vec<LogLine>> },
+    Events { job: JobId, page: Page, reply: Reply<Vec<Event>> },
+    Logs { job: JobId, page: Page, reply: Reply<Vec<LogLine>> },
     Metrics { job: JobId, reply: Reply<Vec<MetricsRow>> },
+    Beside(Box<dyn FnOnce(&mut Connection) + Send>),
 }
 
 /// What a journal tells a coordinator that starts.
@@ -89,10 +94,12 @@ pub struct Past {
     pub reported: BTreeMap<WorkerId, u64>,
 }
 
-/// A handle to the journal's thread. The thread ends with its last handle.
+/// A handle to the journal's threads. They end with their last handle.
 #[derive(Debug, Clone)]
 pub struct Journal {
-    requests: SyncSender<Request>,
+    writes: SyncSender<Request>,
+    /// Apart, so that nobody who reads much keeps a decision waiting.
+    reads: SyncSender<Request>,
     path: PathBuf,
 }
 
@@ -102,13 +109,18 @@ impl Journal {
     /// # Errors
     /// When the file is damaged or of another version, with what to do.
     pub fn open(path: &Path) -> Result<(Self, Past), Explained> {
-        let (connection, past) = file::open(path)?;
-        let (requests, queue) = sync_channel(WAITING);
-        std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(move || serve(connection, &queue))
-            .map_err(|error| Explained::from_error(&error))?;
-        Ok((Self { requests, path: path.to_owned() }, past))
+        let disk = disk::of(path.parent().unwrap_or(path))?;
+        let (connection, past) = file::open(path, disk)?;
+        let writes = start("journal", connection)?;
+        let reads = match disk {
+            disk::Disk::Local => {
+                let reader = file::reader(path).map_err(|error| Explained::from_error(&error))?;
+                start("journal-reader", reader)?
+            }
+            // It is held by one connection there, which readers wait for.
+            disk::Disk::Network(_) => writes.clone(),
+        };
+        Ok((Self { writes, reads, path: path.to_owned() }, past))
     }
 
     /// Writes entries in one transaction; they are on disk when this returns.
@@ -117,7 +129,7 @@ impl Journal {
     /// When the disk is full or fails. Nothing of them is written then.
     pub async fn write(&self, entries: impl Into<Arc<[Entry]>>) -> Result<(), Explained> {
         let entries = entries.into();
-        self.ask(|reply| Request::Write(entries, reply)).await
+        self.ask(&self.writes, |reply| Request::Write(entries, reply)).await
     }
 
     /// A job's events after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
@@ -125,8 +137,16 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read.
     pub async fn events(&self, job: &JobId, after: u64) -> Result<Vec<Event>, Explained> {
+        self.events_page(job, (after, LONGEST_LIST)).await
+    }
+
+    /// The same, at most so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn events_page(&self, job: &JobId, page: Page) -> Result<Vec<Event>, Explained> {
         let job = job.clone();
-        self.ask(|reply| Request::Events { job, after, reply }).await
+        self.ask(&self.reads, |reply| Request::Events { job, page, reply }).await
     }
 
     /// A job's log lines after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
@@ -134,8 +154,16 @@ impl Journal {
     /// # Errors
     /// When the file cannot be read.
     pub async fn logs(&self, job: &JobId, after: u64) -> Result<Vec<LogLine>, Explained> {
+        self.logs_page(job, (after, LONGEST_LIST)).await
+    }
+
+    /// The same, at most so many.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn logs_page(&self, job: &JobId, page: Page) -> Result<Vec<LogLine>, Explained> {
         let job = job.clone();
-        self.ask(|reply| Request::Logs { job, after, reply }).await
+        self.ask(&self.reads, |reply| Request::Logs { job, page, reply }).await
     }
 
     /// A job's steps and evaluations, in order.
@@ -144,12 +172,30 @@ impl Journal {
     /// When the file cannot be read.
     pub async fn metrics(&self, job: &JobId) -> Result<Vec<MetricsRow>, Explained> {
         let job = job.clone();
-        self.ask(|reply| Request::Metrics { job, reply }).await
+        self.ask(&self.reads, |reply| Request::Metrics { job, reply }).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Explained> {
+    /// Works on tables of the same file that stand beside the journal's own, on the thread that writes.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(super) async fn beside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Explained> {
+        self.ask(&self.writes, |reply| {
+            Request::Beside(Box::new(move |connection| answer(reply, work(connection))))
+        })
+        .await
+    }
+
+    async fn ask<T>(
+        &self,
+        queue: &SyncSender<Request>,
+        request: impl FnOnce(Reply<T>) -> Request,
+    ) -> Result<T, Explained> {
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(request(reply)).map_err(|error| match error {
+        queue.try_send(request(reply)).map_err(|error| match error {
             TrySendError::Full(_) => {
                 Explained::new("too many requests wait for the journal").hint("try again")
             }
@@ -171,6 +217,16 @@ impl Journal {
     }
 }
 
+/// Starts a thread that serves requests by a connection.
+fn start(name: &str, connection: Connection) -> Result<SyncSender<Request>, Explained> {
+    let (requests, queue) = sync_channel(WAITING);
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || serve(connection, &queue))
+        .map_err(|error| Explained::from_error(&error))?;
+    Ok(requests)
+}
+
 fn serve(mut connection: Connection, queue: &Receiver<Request>) {
     for request in queue {
         match request {
@@ -182,13 +238,14 @@ fn serve(mut connection: Connection, queue: &Receiver<Request>) {
                 crate::faults::journal("journal-after");
                 answer(reply, written);
             }
-            Request::Events { job, after, reply } => {
-                answer(reply, file::events(&connection, &job, after));
+            Request::Events { job, page, reply } => {
+                answer(reply, file::events(&connection, &job, page));
             }
-            Request::Logs { job, after, reply } => {
-                answer(reply, file::logs(&connection, &job, after))
+            Request::Logs { job, page, reply } => {
+                answer(reply, file::logs(&connection, &job, page))
             }
             Request::Metrics { job, reply } => answer(reply, file::metrics(&connection, &job)),
+            Request::Beside(work) => work(&mut connection),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod accept;
 pub mod adopt;
+pub mod audit;
 pub mod chores;
 pub mod driver;
 mod entries;
@@ -11,7 +12,11 @@ pub mod gc;
 pub mod http;
 pub mod idempotency;
 pub mod journal;
+pub mod launcher;
+pub mod leave;
+mod listen;
 pub mod recover;
 pub mod run;
 pub mod serve;
 pub mod staging;
+pub mod tokens;

@@ -2,14 +2,20 @@
 
 use super::accept::{HashCache, Roots};
 use super::adopt;
+use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Tokens, Upkeep, router};
+use super::http::{Edge, Gate, Hosts, Upkeep, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::launcher::{Launcher, Ways};
+use super::leave::Leaver;
+use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
+use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::Store;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -17,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Open requests may end within this time after a stop.
@@ -24,10 +31,10 @@ const ENDING: Duration = Duration::from_secs(5);
 
 /// A coordinator that listens, and is about to run.
 pub struct Coordinator {
-    listener: TcpListener,
-    address: SocketAddr,
+    listener: Listener,
     driver: Driver,
     edge: Edge,
+    launcher: Option<Launcher>,
     state: PathBuf,
     /// Held as long as the process lives: a second coordinator on the folder refuses.
     _lock: File,
@@ -45,7 +52,8 @@ impl Coordinator {
         config.check()?;
         let roots = Arc::new(roots(&config.roots)?);
         let state = config.state.clone();
-        let (lock, listener) = take_and_listen(&state, config.listen).await?;
+        let (lock, listener) = take_and_listen(&state, config).await?;
+        let listener = Listener::new(listener, config, &state)?;
         let store_address = config.store_address()?;
         let store = store_address.open()?;
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
@@ -54,8 +62,9 @@ impl Coordinator {
         let last = facts.last().map_or(Duration::ZERO, |(at, _)| *at);
         let clock = Steady::start(last);
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
-        let tokens = Tokens::open(&state)?;
-        let address = listener.local_addr().map_err(|error| Explained::from_error(&error))?;
+        let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
+        let audit = Audit::open(&journal).await?;
+        let (launches, seen_launches) = watch::channel(LauncherStatus::default());
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -65,8 +74,12 @@ impl Coordinator {
             journal: journal.clone(),
             store: store.clone(),
             store_address: store_address.clone(),
+            launcher: launches.subscribe(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
+        let (inputs, stop) = (doors.inputs.clone(), shutdown.clone());
+        let ways = Ways { inputs, clock, status: launches, shutdown: stop };
+        let launcher = Launcher::open(config, &listener.url(), ways)?;
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
         let edge = Edge {
             doors,
@@ -75,20 +88,35 @@ impl Coordinator {
             store,
             store_address,
             tokens,
+            audit,
+            hosts: Hosts::of(listener.address(), &config.hosts),
+            gate: Gate::new(&config.http),
             roots,
+            launches: seen_launches,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
             upkeep: Upkeep::default(),
             sign_of_life,
             shutdown,
         };
-        tracing::info!(%address, state = %state.display(), facts = count, "the coordinator listens");
-        Ok(Self { listener, address, driver, edge, state, _lock: lock })
+        let url = listener.url();
+        tracing::info!(url, state = %state.display(), facts = count, "the coordinator listens");
+        Ok(Self { listener, driver, edge, launcher, state, _lock: lock })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.address()
+    }
+
+    /// How this machine reaches it.
+    pub fn url(&self) -> String {
+        self.listener.url()
+    }
+
+    /// Lets its workers leave before it ends.
+    pub fn leaver(&self) -> Leaver {
+        Leaver::new(self.edge.doors.inputs.clone())
     }
 
     /// Runs until the shutdown that it was opened with.
@@ -99,14 +127,17 @@ impl Coordinator {
         let shutdown = self.edge.shutdown.clone();
         // Clients and tests that started it on any free port find it here.
         let place = self.state.join("address");
-        std::fs::write(&place, format!("http://{}\n", self.address))
+        std::fs::write(&place, format!("{}\n", self.url()))
             .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
-        let stop = shutdown.clone();
-        let server = axum::serve(self.listener, router(self.edge))
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        let server = tokio::spawn(async move { server.await });
+        let serving = self.listener.serve(router(self.edge), plain(), shutdown.clone());
+        let server = tokio::spawn(serving);
+        let launcher = self.launcher.map(|launcher| tokio::spawn(launcher.run()));
         let result = self.driver.run().await;
         shutdown.cancel();
+        if let Some(launcher) = launcher {
+            // What it started ends, each within a bound of its own.
+            drop(launcher.await);
+        }
         if tokio::time::timeout(ENDING, server).await.is_err() {
             tracing::info!("open requests are cut off");
         }
@@ -123,7 +154,8 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     for job in &adopted {
         let id = job.record.id.clone();
         let message = format!("found in the store at step {}", job.checkpoint.step);
-        tracing::info!(job = %id, "{message}");
+        let (generation, step) = (job.generation.0, job.checkpoint.step);
+        tracing::info!(job = %id, generation, step, "{message}");
         entries.push(Entry::Event { job: id, unix_ms, kind: "adopted".into(), message });
         entries.push(Entry::Fact { unix_ms, fact: Fact::Adopted(Box::new(job.clone())) });
     }
@@ -150,24 +182,15 @@ fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.
 async fn take_and_listen(
     state: &Path,
-    address: SocketAddr,
+    config: &CoordinatorConfig,
 ) -> Result<(File, TcpListener), Explained> {
     if !state.exists() {
-        let listener = listen(address).await?;
+        let listener = listen::bind(config).await?;
         return Ok((take(state)?, listener));
     }
     // The folder first: whoever starts a second one in it reads that, and not of a port.
     let lock = take(state)?;
-    Ok((lock, listen(address).await?))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, Explained> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Explained::new(format!("{address} cannot be listened on: {error}"))
-            .at("listen")
-            .expected("an address of this machine, with a port that is free")
-            .hint("stop what listens there, or choose another by --listen, or `listen` in the file")
-    })
+    Ok((lock, listen::bind(config).await?))
 }
 
 /// Makes the state folder, readable by its owner only, and takes its lock.

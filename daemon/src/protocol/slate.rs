@@ -116,7 +116,10 @@ impl Slate {
 
     /// Takes the next order, if there is one.
     pub fn take(&mut self) -> Option<Order> {
-        if let Some(stop) = self.stop.take() {
+        if let Some(mut stop) = self.stop.take() {
+            // Others are to go on with the state, but where all are told to end at the same moment, they end
+            // before they do. So whoever ends leaves it behind.
+            stop.park |= self.ending;
             return Some(Order::Stop(stop));
         }
         if self.ending {
@@ -236,6 +239,25 @@ mod tests {
         slate.obey(stop(1, true));
         slate.enter(&JobId("j".into()), Generation(1));
         assert!(slate.is_aborted());
+    }
+
+    #[test]
+    fn a_thread_that_ends_leaves_its_state_behind_though_others_go_on() {
+        for ending in [false, true] {
+            let mut slate = in_generation(1);
+            if ending {
+                slate.drain();
+            }
+            slate.obey(ToWorker::Stop {
+                job: JobId("j".into()),
+                generation: Generation(1),
+                checkpoint: false,
+                finish_step: true,
+            });
+            slate.leave();
+            let Some(Order::Stop(taken)) = slate.take() else { panic!("{slate:?}") };
+            assert_eq!(taken.park, ending);
+        }
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub(super) fn run(
     let Some(progress) = &held.progress else {
         return Err(Explained::new("a rank began without a state").into());
     };
+    // That of a former generation was kept until now, since this rank might have had to leave without having
+    // begun this one.
+    held.keeper = None;
     if start.rank == 0 {
         let lineage = Lineage {
             features: start.features.clone(),
@@ -380,6 +383,8 @@ impl<'a> Training<'a> {
             && let Some(message) = look(&mut self.health)
         {
             let (job, level) = (self.start.job.id.clone(), LogLevel::Warn);
+            let step = self.held.progress.as_ref().map(|progress| progress.place.step);
+            let _at = tracing::error_span!("at", step).entered();
             self.shared.outbox.put(FromWorker::Log { job, level, message });
         }
     }

@@ -18,17 +18,21 @@ mod keeper;
 mod orders;
 mod outbox;
 mod pulse;
+mod reach;
 mod retry;
 mod score;
 mod session;
+mod told;
 
 use crate::clock;
 use crate::collective::tcp::Listener;
 use crate::config::WorkerConfig;
+use crate::device::Choice;
 use orders::Orders;
 use outbox::Outbox;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
+use ptv2_common::secret::Secret;
 use ptv2_common::session::{Hello, PROTOCOL};
 use ptv2_common::storage::StoreAddress;
 use pulse::Pulse;
@@ -72,10 +76,15 @@ pub fn prepare_process() -> Result<(), Explained> {
     Ok(())
 }
 
+/// A device thread that is to end may take this long, once the session is over.
+const ENDING: Duration = Duration::from_millis(100);
+
 /// What both sides of a worker share.
 struct Shared {
     config: WorkerConfig,
     hello: Hello,
+    /// Proves to the coordinator, at each connection, that this is still the process that joined.
+    session: Secret,
     orders: Orders,
     outbox: Outbox,
     pulse: Pulse,
@@ -111,13 +120,11 @@ impl Shared {
 /// # Errors
 /// When it is refused, or was without a coordinator for too long.
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), Explained> {
-    let listener = Listener::bind(config.reduce_listen).map_err(|error| {
-        Explained::new(format!("{} cannot be listened on: {error}", config.reduce_listen))
-            .at("--reduce-listen")
-            .hint("give an address of this machine that is free, or port 0")
-    })?;
+    let Some(listener) = listen(&config, &shutdown).await? else { return Ok(()) };
     let mut random = [0; 5];
     getrandom::fill(&mut random).map_err(|error| Explained::from_error(&error))?;
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret).map_err(|error| Explained::from_error(&error))?;
     let hello = Hello {
         protocol: PROTOCOL,
         worker: WorkerId::from_random(random),
@@ -125,10 +132,14 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         version: ptv2_common::VERSION.into(),
         fingerprint: fingerprint::of_cpu(),
         device: "cpu".into(),
+        slurm: config.slurm.clone(),
+        visible_device: config.device.gpu.clone(),
         threads: config.threads,
         reduce_address: config.reduce_advertise.unwrap_or_else(|| listener.address()),
+        launch: config.launch.clone(),
         attached: None,
     };
+    introduce(&hello, &config.device);
     let pulse = Pulse::new(config.pulse_file.as_deref())?;
     if config.exit_with_parent {
         end_with_parent(shutdown.clone())?;
@@ -136,6 +147,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let shared = Arc::new(Shared {
         config,
         hello,
+        session: Secret::new(hex::encode(secret)),
         orders: Orders::default(),
         outbox: Outbox::default(),
         pulse,
@@ -147,9 +159,39 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
     let device = engine::start(Arc::clone(&shared), tokio::runtime::Handle::current())?;
     let result = session::run(&shared, shutdown).await;
     shared.orders.end();
-    // It has ended, but for a worker that was refused or gave up its step.
-    drop(tokio::task::spawn_blocking(move || device.join()).await);
+    // It has ended, but for a worker that was refused or gave up its step, which ends with the process.
+    drop(tokio::time::timeout(ENDING, tokio::task::spawn_blocking(move || device.join())).await);
     result
+}
+
+/// Listens for peers: where it was told to, else by the interface that leads to the coordinator. Nothing
+/// when the worker is to end meanwhile.
+async fn listen(
+    config: &WorkerConfig,
+    shutdown: &CancellationToken,
+) -> Result<Option<Listener>, Explained> {
+    let own = match config.reduce_listen {
+        Some(address) => Some(address),
+        None => reach::own_address(&config.coordinator, config.orphan_limit, shutdown).await?,
+    };
+    let Some(address) = own else { return Ok(None) };
+    let listener = Listener::bind(address).map_err(|error| {
+        Explained::new(format!("{address} cannot be listened on: {error}"))
+            .at("--reduce-listen")
+            .hint("give an address of this machine that is free, or port 0")
+    })?;
+    Ok(Some(listener))
+}
+
+/// Says where the worker is and what it computes on.
+fn introduce(hello: &Hello, device: &Choice) {
+    let Hello { host, threads, reduce_address, .. } = hello;
+    let gpu = hello.visible_device.as_ref().map(|gpu| gpu.name.as_str()).unwrap_or("none");
+    let why = &device.why;
+    tracing::info!(host, threads, %reduce_address, "computes on the CPU; GPU: {gpu} ({why})");
+    if let Some(slurm) = &hello.slurm {
+        tracing::info!("{slurm}");
+    }
 }
 
 /// Stops the worker when standard input ends: a parent's pipe closes however the parent dies.

@@ -4,14 +4,23 @@ use super::Shared;
 use super::retry::Pauses;
 use futures_util::stream::SplitStream;
 use futures_util::{SinkExt, StreamExt};
+use ptv2_common::access::SESSION_HEADER;
+use ptv2_common::api::Problem;
 use ptv2_common::error::Explained;
+use ptv2_common::secret::{self, Secret};
 use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
+use ptv2_common::tls::{self, Trust};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{self, Message, http};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Pauses between attempts to connect again.
@@ -19,8 +28,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// An attempt to connect may take this long.
 const CONNECTING: Duration = Duration::from_secs(5);
-/// What the device thread said last may take this long to reach the coordinator.
+/// What the device thread said last may take this long to reach the coordinator, or a third of
+/// `drain_grace` where that is shorter.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// Longest message of the coordinator, in bytes: a group's orders with its checkpoints' files.
+const LONGEST_ORDER: usize = 16 << 20;
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -37,6 +49,9 @@ enum Ended {
 /// # Errors
 /// When it is refused, or was without a coordinator for longer than `orphan_limit`.
 pub(super) async fn run(shared: &Shared, shutdown: CancellationToken) -> Result<(), Explained> {
+    if let Some(warning) = secret::exposed(&shared.config.token_file) {
+        tracing::warn!("{warning}");
+    }
     let mut pauses = Pauses::between(FIRST_PAUSE, LONGEST_PAUSE);
     let orphan_limit = shared.config.orphan_limit;
     let mut orphaned_at = Instant::now() + orphan_limit;
@@ -92,44 +107,83 @@ enum ConnectError {
 
 async fn connect(shared: &Shared) -> Result<Socket, ConnectError> {
     let config = &shared.config;
-    let refused = |error: Explained| ConnectError::Refused(error);
-    let url = config.coordinator.trim_end_matches('/');
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(refused(
-            Explained::new(format!("`{url}` is no URL of a coordinator"))
-                .at("--coordinator")
-                .expected("http://host:port"),
-        ));
+    let url = tls::coordinator_url(&config.coordinator, config.insecure_http);
+    let mut url = url.map_err(ConnectError::Refused)?;
+    let connector = match url.scheme() {
+        // Read at each attempt, as the token is: the coordinator may have made both only now.
+        "https" => {
+            let file = config.ca_file.as_deref();
+            let trust = Trust::choose(config.ca_fingerprint, file, &config.token_file);
+            let tls =
+                trust.client_config().map_err(|error| ConnectError::Failed(error.to_string()))?;
+            Connector::Rustls(Arc::new(tls))
+        }
+        _ => Connector::Plain,
     };
+    if let Ok(mut parts) = url.path_segments_mut() {
+        parts.pop_if_empty().extend(["v1", "session"]);
+    }
+    // `ws` for `http`, `wss` for `https`.
+    let url = url.as_str().replacen("http", "ws", 1);
+    let request = request(&url, shared).await?;
+    let sizes = WebSocketConfig::default()
+        .max_message_size(Some(LONGEST_ORDER))
+        .max_frame_size(Some(LONGEST_ORDER));
+    match connect_async_tls_with_config(request, Some(sizes), true, Some(connector)).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(tungstenite::Error::Http(answer)) => Err(turned_away(&config.token_file, &answer)),
+        Err(error) => Err(match tls::explain(&error) {
+            Some(error) => ConnectError::Refused(error.at(config.coordinator.clone())),
+            None => ConnectError::Failed(format!("{}: {error}", config.coordinator)),
+        }),
+    }
+}
+
+/// The request that opens a session, with the workers' token and the secret of this process.
+async fn request(url: &str, shared: &Shared) -> Result<http::Request<()>, ConnectError> {
+    let token_file = &shared.config.token_file;
     // Read at each attempt: the coordinator may have made it only now.
-    let token = tokio::fs::read_to_string(&config.token_file).await.map_err(|error| {
+    let token = tokio::fs::read_to_string(token_file).await.map(Secret::new);
+    let token = token.map_err(|error| {
         ConnectError::Failed(format!(
             "the workers' token {} cannot be read: {error}",
-            config.token_file.display()
+            token_file.display()
         ))
     })?;
-    let request = format!("ws://{rest}/v1/session").into_client_request();
-    let mut request = request.map_err(|error| {
-        refused(Explained::new(format!("`{url}` cannot be dialled: {error}")).at("--coordinator"))
+    let mut request = url.into_client_request().map_err(|error| {
+        let error = Explained::new(format!("`{url}` cannot be dialled: {error}"));
+        ConnectError::Refused(error.at("--coordinator"))
     })?;
-    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.trim()));
-    let bearer = bearer.map_err(|_| {
-        refused(Explained::new("the token is no text").at(config.token_file.display().to_string()))
+    let bearer = http::HeaderValue::from_str(&format!("Bearer {}", token.expose().trim()));
+    let mut bearer = bearer.map_err(|_| {
+        let error = Explained::new("the token is no text").at(token_file.display().to_string());
+        ConnectError::Refused(error)
     })?;
+    let mut session = http::HeaderValue::from_str(shared.session.expose())
+        .map_err(|_| ConnectError::Failed("the session's secret is no text".into()))?;
+    bearer.set_sensitive(true);
+    session.set_sensitive(true);
     request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
-    match connect_async(request).await {
-        Ok((socket, _)) => Ok(socket),
-        Err(tungstenite::Error::Http(answer))
-            if answer.status() == http::StatusCode::UNAUTHORIZED =>
-        {
-            Err(refused(
-                Explained::new("the coordinator refuses this worker's token")
-                    .at(config.token_file.display().to_string())
-                    .expected("the `worker-token` of the coordinator's state folder")
-                    .hint("copy it here and name it by --token-file"),
-            ))
-        }
-        Err(error) => Err(ConnectError::Failed(format!("{url}: {error}"))),
+    request.headers_mut().insert(SESSION_HEADER, session);
+    Ok(request)
+}
+
+/// What it means that the coordinator, or whoever answers there, opens no session.
+fn turned_away(token_file: &Path, answer: &http::Response<Option<Vec<u8>>>) -> ConnectError {
+    let body = answer.body().as_deref().unwrap_or_default();
+    let problem = serde_json::from_slice::<Problem>(body).ok();
+    match (answer.status(), problem) {
+        (http::StatusCode::UNAUTHORIZED | http::StatusCode::FORBIDDEN, _) => ConnectError::Refused(
+            Explained::new("the coordinator refuses this worker's token")
+                .at(token_file.display().to_string())
+                .expected(
+                    "the `worker-token` of the coordinator's state folder, or a join token that has \
+                     neither ended nor been used up or revoked",
+                )
+                .hint("copy it here and name it by --token-file"),
+        ),
+        (http::StatusCode::BAD_REQUEST, Some(problem)) => ConnectError::Refused(problem.error),
+        (status, _) => ConnectError::Failed(format!("the coordinator answers {status}")),
     }
 }
 
@@ -250,12 +304,18 @@ impl Farewell {
                 Self::Draining { until: Instant::now() + shared.config.drain_grace }
             }
             Self::Draining { until } => {
-                if tokio::time::timeout_at(until, shared.over.cancelled()).await.is_err() {
+                let farewell = FAREWELL.min(shared.config.drain_grace / 3);
+                if tokio::time::timeout_at(until, shared.over.cancelled()).await.is_ok() {
+                    Self::Leaving { until: Instant::now() + farewell }
+                } else {
                     tracing::warn!("the step did not end in time and is given up");
                     shared.orders.end();
-                    shared.over.cancelled().await;
+                    // Its group is free already. A slice that is being computed cannot be interrupted, and
+                    // who asked does not wait longer: it ends with the process.
+                    let last = until + farewell;
+                    drop(tokio::time::timeout_at(last, shared.over.cancelled()).await);
+                    Self::Leaving { until: last }
                 }
-                Self::Leaving { until: Instant::now() + FAREWELL }
             }
             Self::Leaving { until } => {
                 while !shared.outbox.is_empty() && Instant::now() < until {

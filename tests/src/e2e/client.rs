@@ -156,7 +156,7 @@ fn the_api_describes_itself_and_wants_a_token() {
     assert_eq!(get("/v1/jobs", Some(&token)), (200, "[]".into()));
     // The workers' token is of another kind.
     let worker = std::fs::read_to_string(cluster.state().join("worker-token")).unwrap();
-    assert_eq!(get("/v1/jobs", Some(worker.trim())).0, 401);
+    assert_eq!(get("/v1/jobs", Some(worker.trim())).0, 403);
     let (_, problem) = get("/v1/jobs/none", Some(&token));
     let problem: Value = serde_json::from_str(&problem).unwrap();
     assert_eq!((&problem["status"], &problem["code"]), (&404.into(), &"no_such_job".into()));

@@ -207,7 +207,12 @@ impl Cluster {
 
     /// Starts the coordinator's process, again where it was killed.
     pub(crate) fn serve(&mut self, workers: u32, threads: u32, listen: &str) {
-        let child = self.local(workers, threads, listen).spawn().unwrap();
+        self.serve_with(workers, threads, listen, &[]);
+    }
+
+    /// The same with more options.
+    pub(crate) fn serve_with(&mut self, workers: u32, threads: u32, listen: &str, more: &[&str]) {
+        let child = self.local(workers, threads, listen).args(more).spawn().unwrap();
         self.daemon = Some(Process(child));
         self.listens();
     }
@@ -310,7 +315,7 @@ impl Cluster {
     }
 
     /// Waits until so many workers are connected.
-    fn has_workers(&self, count: usize) {
+    pub(crate) fn has_workers(&self, count: usize) {
         poll("the workers", || (self.json(&["workers"]).as_array()?.len() == count).then_some(()));
     }
 
@@ -334,7 +339,7 @@ impl Cluster {
 
     /// The address alone, for a coordinator that is started again in this one's place.
     pub(crate) fn listen(&self) -> String {
-        self.url().trim_start_matches("http://").to_owned()
+        self.url().split_once("://").unwrap().1.to_owned()
     }
 
     pub(crate) fn token(&self) -> String {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::path::Path;
 
 /// A job on the real backbone, of two workers.
-pub(super) fn job(task: &str, data: &Path, training: &str) -> String {
+pub(crate) fn job(task: &str, data: &Path, training: &str) -> String {
     format!(
         "task = \"superglue/{task}\"\n\
          backbone.path = \"{}\"\n\

@@ -4,6 +4,7 @@ use super::board::Board;
 use super::device::Device;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
+use ptv2_common::access::SESSION_HEADER;
 use ptv2_common::ids::WorkerId;
 use ptv2_common::session::{Envelope, Fingerprint, FromWorker, Hello, PROTOCOL, ToWorker};
 use std::collections::VecDeque;
@@ -36,6 +37,7 @@ pub(super) struct Dial {
 
 /// A simulated worker. Dropping the task that runs it is its sudden death.
 pub(super) struct Worker {
+    number: usize,
     hello: Hello,
     dial: Dial,
     board: Arc<Board>,
@@ -66,17 +68,21 @@ impl Worker {
             device: "cpu".into(),
             threads: 1,
             reduce_address: SocketAddr::from(([127, 0, 0, 1], port)),
+            launch: None,
+            slurm: None,
+            visible_device: None,
             attached: None,
         };
         let device = Device::new(worker, Arc::clone(&board));
-        Self { hello, dial, board, device, sent: VecDeque::new(), resets: number % 2 == 1 }
+        Self { number, hello, dial, board, device, sent: VecDeque::new(), resets: number % 2 == 1 }
     }
 
     /// Lives until it is dropped, or told to end; says why it ended.
     pub(super) async fn live(mut self) -> String {
         let mut pause = FIRST_PAUSE;
         loop {
-            let dialled = connect(self.dial.clone(), self.resets);
+            let secret = format!("{:064}", self.number);
+            let dialled = connect(self.dial.clone(), secret, self.resets);
             if let Ok(socket) = working(&mut self.device, dialled).await {
                 pause = FIRST_PAUSE;
                 if let Err(refused) = self.talk(socket).await {
@@ -242,7 +248,7 @@ async fn working<T>(device: &mut Device, other: impl Future<Output = T>) -> T {
     }
 }
 
-async fn connect(dial: Dial, resets: bool) -> Result<Socket, String> {
+async fn connect(dial: Dial, secret: String, resets: bool) -> Result<Socket, String> {
     let stream = TcpStream::connect(dial.coordinator).await.map_err(|error| error.to_string())?;
     if resets {
         stream.set_zero_linger().map_err(|error| error.to_string())?;
@@ -252,6 +258,8 @@ async fn connect(dial: Dial, resets: bool) -> Result<Socket, String> {
     let bearer = http::HeaderValue::from_str(&format!("Bearer {}", dial.token));
     let bearer = bearer.map_err(|error| error.to_string())?;
     request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
+    let secret = http::HeaderValue::from_str(&secret).map_err(|error| error.to_string())?;
+    request.headers_mut().insert(SESSION_HEADER, secret);
     let (socket, _) = client_async(request, stream).await.map_err(|error| error.to_string())?;
     Ok(socket)
 }

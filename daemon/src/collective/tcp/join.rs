@@ -1,33 +1,39 @@
 //! How a group comes together: the lower rank is dialled, and both sides prove that they know the
 //! generation's key before anything else is read.
 //!
-//! The dialler sends its greeting (job, generation, both ranks, a nonce); the other answers with a
-//! nonce and an HMAC-SHA256 under the generation's key over greeting and nonce; the dialler answers
-//! with an HMAC of its own. A connection that arrives before its generation is known here waits, and
-//! gets a byte [`WAIT`] now and then, so that whoever dialled can tell a busy worker from a dead one.
+//! The dialler sends its greeting (job, generation, both ranks, a nonce) and an HMAC-SHA256 of it under the
+//! generation's key; the other answers with a nonce and an HMAC over greeting and nonce; the dialler answers
+//! with an HMAC of its own. The first shows at once that a stranger is one, so that a rank that waits for a
+//! peer spends no time on him; it may be an old greeting that someone repeats, which the others show, since
+//! each side proves its knowledge of a nonce that the other has drawn. Each of the three is of another kind,
+//! so none can be sent back as another.
+//!
+//! A connection that arrives before its generation is known here waits, and gets a byte [`WAIT`] now and
+//! then, so that whoever dialled can tell a busy worker from a dead one. What strangers can hold is bounded:
+//! the time of a greeting as a whole, how many are at it, how many wait and for how long.
 
+use super::greeting::{Greeting, NONCE, PROOF, Until, nonce, prove, verify};
 use super::pings::{Pings, Writer};
 use super::{Tcp, Waits};
 use crate::clock;
 use crate::collective::{AbortHandle, CollectiveError, Result};
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::Mac;
 use ptv2_common::ids::WorkerId;
-use sha2::Sha256;
 use socket2::SockRef;
 use std::collections::VecDeque;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-const MAGIC: &[u8; 8] = b"ptv2tcp1";
-const NONCE: usize = 32;
-/// Longest name of a job in a greeting.
-const LONGEST_NAME: usize = 64;
 /// Connections whose generation is not known here yet, at most; the oldest gives way.
 const PENDING: usize = 256;
-/// How long a stranger may take to say its greeting.
+/// A connection waits for its generation to be known here no longer than this: its dialler has given up.
+const WAITED: Duration = Duration::from_secs(180);
+/// How long a stranger may take to say its greeting, and to prove itself.
 const GREETING: Duration = Duration::from_secs(5);
+/// Strangers that are at their greeting, at most; the oldest gives way.
+const STRANGERS: usize = 64;
 /// Sent to a connection whose generation is not known here yet.
 const WAIT: u8 = 0;
 /// How often.
@@ -72,65 +78,20 @@ impl GroupSpec {
     }
 }
 
-/// Who dials, as its greeting says, before anything is proven.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Greeting {
-    job: String,
-    generation: u64,
-    from: u32,
-    to: u32,
-    nonce: [u8; NONCE],
-}
-
-impl Greeting {
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = MAGIC.to_vec();
-        bytes.push(u8::try_from(self.job.len()).unwrap_or(u8::MAX));
-        bytes.extend(self.job.as_bytes());
-        bytes.extend(self.generation.to_le_bytes());
-        bytes.extend(self.from.to_le_bytes());
-        bytes.extend(self.to.to_le_bytes());
-        bytes.extend(self.nonce);
-        bytes
-    }
-
-    fn read(mut socket: &TcpStream) -> std::io::Result<Self> {
-        let refused = |what: &str| std::io::Error::other(what.to_owned());
-        let mut start = [0; 9];
-        socket.read_exact(&mut start)?;
-        if start[..8] != *MAGIC {
-            return Err(refused("no greeting of ptv2"));
-        }
-        let length = usize::from(start[8]);
-        if length > LONGEST_NAME {
-            return Err(refused("the job's name is too long"));
-        }
-        let mut name = vec![0; length];
-        socket.read_exact(&mut name)?;
-        let mut rest = [0; 16 + NONCE];
-        socket.read_exact(&mut rest)?;
-        let mut nonce = [0; NONCE];
-        nonce.copy_from_slice(&rest[16..]);
-        let word = |at: usize| {
-            let mut four = [0; 4];
-            four.copy_from_slice(&rest[at..at + 4]);
-            u32::from_le_bytes(four)
-        };
-        Ok(Self {
-            job: String::from_utf8(name).map_err(|_| refused("the job's name is no text"))?,
-            generation: u64::from(word(0)) | u64::from(word(4)) << 32,
-            from: word(8),
-            to: word(12),
-            nonce,
-        })
-    }
-}
-
 /// Connections that wait for their generation to be known here.
 #[derive(Default)]
 struct Mailbox {
-    pending: Mutex<VecDeque<(Greeting, TcpStream)>>,
+    pending: Mutex<VecDeque<Pending>>,
     arrived: Condvar,
+    /// Those who have not said their greeting yet, by number; to be cut off.
+    strangers: Mutex<VecDeque<(u64, TcpStream)>>,
+}
+
+/// A connection that waits.
+struct Pending {
+    greeting: Greeting,
+    socket: TcpStream,
+    since: Instant,
 }
 
 impl Mailbox {
@@ -138,10 +99,32 @@ impl Mailbox {
     fn hold(&self) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            pending.retain_mut(|(_, socket)| socket.write_all(&[WAIT]).is_ok());
+            pending.retain_mut(|Pending { socket, since, .. }| {
+                clock::now().saturating_duration_since(*since) < WAITED
+                    && socket.write_all(&[WAIT]).is_ok()
+            });
             let waited = self.arrived.wait_timeout(pending, WAITING);
             pending = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Takes a stranger in; where there are too many, the oldest is cut off.
+    fn enter(&self, number: u64, socket: &TcpStream) -> std::io::Result<()> {
+        let copy = socket.try_clone()?;
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        if strangers.len() >= STRANGERS
+            && let Some((_, oldest)) = strangers.pop_front()
+        {
+            // Its thread ends with it.
+            drop(oldest.shutdown(Shutdown::Both));
+        }
+        strangers.push_back((number, copy));
+        Ok(())
+    }
+
+    fn leave(&self, number: u64) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        strangers.retain(|(other, _)| *other != number);
     }
 }
 
@@ -163,10 +146,16 @@ impl Listener {
         let mailbox = Arc::new(Mailbox::default());
         let arrivals = Arc::clone(&mailbox);
         std::thread::Builder::new().name("accept-peers".into()).spawn(move || {
-            for socket in listener.incoming().flatten() {
+            for (number, socket) in (0..).zip(listener.incoming().flatten()) {
+                if arrivals.enter(number, &socket).is_err() {
+                    continue;
+                }
                 let arrivals = Arc::clone(&arrivals);
                 // A stranger that says nothing must not hold up the others.
-                let greet = move || greet(socket, &arrivals);
+                let greet = move || {
+                    greet(socket, &arrivals);
+                    arrivals.leave(number);
+                };
                 if let Err(error) =
                     std::thread::Builder::new().name("greet-peer".into()).spawn(greet)
                 {
@@ -243,18 +232,24 @@ impl Listener {
         let mut pending = self.mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             // What waits for an older generation of this job will never be taken.
-            pending.retain(|(greeting, _)| {
+            pending.retain(|Pending { greeting, .. }| {
                 greeting.job != spec.job || greeting.generation >= spec.generation
             });
-            let ours = |greeting: &Greeting| {
-                greeting.job == spec.job
-                    && greeting.generation == spec.generation
-                    && (greeting.from, greeting.to) == (rank, spec.rank)
+            let of_group = |greeting: &Greeting| {
+                greeting.job == spec.job && greeting.generation == spec.generation
             };
-            if let Some(at) = pending.iter().position(|(greeting, _)| ours(greeting))
-                && let Some(found) = pending.remove(at)
+            // Nor will a stranger's, who does not know the key.
+            pending.retain(|Pending { greeting, .. }| {
+                !of_group(greeting)
+                    || verify(&spec.key, b"greet", greeting, &[], &greeting.proof).is_ok()
+            });
+            let ours = |Pending { greeting, .. }: &Pending| {
+                of_group(greeting) && (greeting.from, greeting.to) == (rank, spec.rank)
+            };
+            if let Some(at) = pending.iter().position(ours)
+                && let Some(Pending { greeting, socket, .. }) = pending.remove(at)
             {
-                return Ok(found);
+                return Ok((greeting, socket));
             }
             let left = deadline.saturating_duration_since(clock::now());
             if left.is_zero() || abort.shared.is_aborted() {
@@ -270,16 +265,15 @@ impl Listener {
 /// Reads a stranger's greeting and puts its connection where its generation will look for it.
 fn greet(socket: TcpStream, mailbox: &Mailbox) {
     let greeting = socket
-        .set_read_timeout(Some(GREETING))
-        .and_then(|()| socket.set_write_timeout(Some(GREETING)))
-        .and_then(|()| Greeting::read(&socket));
+        .set_write_timeout(Some(GREETING))
+        .and_then(|()| Greeting::read(Until::after(GREETING, &socket)));
     match greeting {
         Ok(greeting) => {
             let mut pending = mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner);
             if pending.len() >= PENDING {
                 pending.pop_front();
             }
-            pending.push_back((greeting, socket));
+            pending.push_back(Pending { greeting, socket, since: clock::now() });
             mailbox.arrived.notify_all();
         }
         Err(error) => tracing::debug!(%error, "a connection said no greeting"),
@@ -330,14 +324,8 @@ fn introduce(
     deadline: Instant,
     heard: &mut Instant,
 ) -> std::io::Result<()> {
-    let greeting = Greeting {
-        job: spec.job.clone(),
-        generation: spec.generation,
-        from: spec.rank,
-        to,
-        nonce: nonce()?,
-    };
-    socket.write_all(&greeting.bytes())?;
+    let greeting = Greeting::new(spec, to)?;
+    socket.write_all(&[greeting.bytes().as_slice(), &greeting.proof].concat())?;
     loop {
         let mut first = [WAIT];
         socket.read_exact(&mut first)?;
@@ -349,8 +337,8 @@ fn introduce(
             _ => return Err(std::io::Error::other("it did not answer in time")),
         }
     }
-    let mut answer = [0; NONCE + 32];
-    socket.read_exact(&mut answer)?;
+    let mut answer = [0; NONCE + PROOF];
+    Until::after(spec.waits.silence, socket).read_exact(&mut answer)?;
     let (theirs, proof) = answer.split_at(NONCE);
     verify(&spec.key, b"accept", &greeting, theirs, proof)?;
     socket.write_all(&prove(&spec.key, b"dial", &greeting, theirs)?.finalize().into_bytes())
@@ -362,40 +350,9 @@ fn answer(spec: &GroupSpec, greeting: &Greeting, mut socket: &TcpStream) -> std:
     message.extend(ours);
     message.extend(prove(&spec.key, b"accept", greeting, &ours)?.finalize().into_bytes());
     socket.write_all(&message)?;
-    let mut proof = [0; 32];
-    socket.read_exact(&mut proof)?;
+    let mut proof = [0; PROOF];
+    Until::after(GREETING, socket).read_exact(&mut proof)?;
     verify(&spec.key, b"dial", greeting, &ours, &proof)
-}
-
-fn prove(
-    key: &[u8],
-    side: &[u8],
-    greeting: &Greeting,
-    nonce: &[u8],
-) -> std::io::Result<Hmac<Sha256>> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(std::io::Error::other)?;
-    mac.update(side);
-    mac.update(&greeting.bytes());
-    mac.update(nonce);
-    Ok(mac)
-}
-
-fn verify(
-    key: &[u8],
-    side: &[u8],
-    greeting: &Greeting,
-    nonce: &[u8],
-    proof: &[u8],
-) -> std::io::Result<()> {
-    prove(key, side, greeting, nonce)?
-        .verify_slice(proof)
-        .map_err(|_| std::io::Error::other("it does not know the generation's key"))
-}
-
-fn nonce() -> std::io::Result<[u8; NONCE]> {
-    let mut nonce = [0; NONCE];
-    getrandom::fill(&mut nonce).map_err(std::io::Error::other)?;
-    Ok(nonce)
 }
 
 /// A met connection's options: small frames at once, and every wait bounded. Gives its writing side.

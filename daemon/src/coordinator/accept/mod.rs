@@ -137,6 +137,8 @@ impl Resolved {
             spec: self.spec,
             spec_sha256: self.spec_sha256,
             submitted_unix_ms: now_unix_ms,
+            // Who, is known at the edge.
+            submitted_by: None,
             backbone,
             data_sha256,
             init_sha256,

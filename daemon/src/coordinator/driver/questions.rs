@@ -3,7 +3,7 @@
 use super::Driver;
 use crate::clock;
 use crate::coordinator::entries;
-use crate::coordinator::run::{Adopted, Event, Standing};
+use crate::coordinator::run::{Adopted, Event, Load, Standing, explain};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
@@ -33,6 +33,10 @@ pub enum Question {
     Workers(oneshot::Sender<Vec<WorkerStatus>>),
     /// Drain a worker; answers whether there is one of that id.
     Drain(WorkerId, oneshot::Sender<bool>),
+    /// How many workers the jobs could use, and who is there.
+    Load(oneshot::Sender<Load>),
+    /// Drain a worker, unless it has work.
+    LetGo(WorkerId, oneshot::Sender<bool>),
 }
 
 impl Driver {
@@ -46,7 +50,7 @@ impl Driver {
             // It was told meanwhile that nothing can be done now: then nothing must be done later.
             Question::Submit(_, reply) if reply.is_closed() => {}
             Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
-            Question::Drain(_, reply) if reply.is_closed() => {}
+            Question::Drain(_, reply) | Question::LetGo(_, reply) if reply.is_closed() => {}
             Question::Adopt(_, _, reply) if reply.is_closed() => {}
             Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
@@ -54,7 +58,9 @@ impl Driver {
                 drop(reply.send(ids.iter().filter_map(|id| self.status(id)).collect()));
             }
             Question::Jobs(reply) => {
-                drop(reply.send(self.cluster.statuses(self.clock.elapsed())));
+                let jobs = self.cluster.statuses(self.clock.elapsed());
+                let launcher = self.launcher.borrow().clone();
+                drop(reply.send(jobs.into_iter().map(|job| explain(job, &launcher)).collect()));
             }
             Question::Record(job, reply) => {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
@@ -89,6 +95,14 @@ impl Driver {
                 self.order(Event::Drain(worker)).await?;
                 let _ = reply.send(known);
             }
+            Question::Load(reply) => drop(reply.send(self.cluster.load())),
+            Question::LetGo(worker, reply) => {
+                let is_spare = self.cluster.is_spare(&worker);
+                if is_spare {
+                    self.order(Event::Drain(worker)).await?;
+                }
+                let _ = reply.send(is_spare);
+            }
         }
         Ok(())
     }
@@ -99,7 +113,7 @@ impl Driver {
         let (job, before) = (record.id.clone(), self.cluster.clone());
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, Event::Submitted(record));
-        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
+        let entries = entries::of_decision(&self.cluster, &actions, clock::millis(now), Vec::new());
         if let Err(error) = self.journal.write(entries).await {
             self.cluster = before;
             return Err(error.hint("the job was not accepted: make room, then submit it again"));
@@ -111,15 +125,22 @@ impl Driver {
 
     fn check_queue(&self) -> Result<(), Explained> {
         let limit = self.cluster.limits().queue_limit as usize;
-        if self.cluster.waiting() < limit {
-            return Ok(());
+        if self.cluster.waiting() >= limit {
+            return Err(Explained::new(format!("{limit} jobs wait already"))
+                .at("queue_limit")
+                .hint("wait for some to end, or raise `limits.queue_limit`"));
         }
-        Err(Explained::new(format!("{limit} jobs wait already"))
-            .at("queue_limit")
-            .hint("wait for some to end, or raise `limits.queue_limit`"))
+        let most = self.cluster.limits().jobs_max as usize;
+        if self.cluster.remembered() >= most {
+            return Err(Explained::new(format!("{most} jobs are remembered already"))
+                .at("jobs_max")
+                .hint("raise `limits.jobs_max`, or start a coordinator with a state folder of its own"));
+        }
+        Ok(())
     }
 
     fn status(&self, job: &JobId) -> Option<JobStatus> {
-        self.cluster.status(self.clock.elapsed(), job)
+        let status = self.cluster.status(self.clock.elapsed(), job)?;
+        Some(explain(status, &self.launcher.borrow()))
     }
 }

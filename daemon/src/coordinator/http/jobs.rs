@@ -6,10 +6,11 @@ use crate::clock;
 use crate::coordinator::accept::{self, Roots};
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
-use axum::Json;
+use crate::coordinator::tokens::Caller;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
@@ -21,6 +22,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
+/// Jobs of one key that may be lost one after the other, each with its coordinator's journal.
+const LIVES: usize = 100;
+
 /// Submits a job.
 #[utoipa::path(post, path = "/v1/jobs", request_body = SubmitRequest, responses(
     (status = 201, body = JobStatus), (status = 200, body = JobStatus, description = "a repeated key"),
@@ -28,14 +32,16 @@ use std::sync::Arc;
 ))]
 pub(super) async fn submit(
     State(edge): State<Shared>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let spec = request.spec;
     let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
     let (id, now) = new_job(&edge)?;
-    let record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
-    match claimed(&edge, request.idempotency_key.as_deref(), record).await? {
+    let mut record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
+    record.submitted_by = Some(caller.principal.clone());
+    match claimed(&edge, &caller, request.idempotency_key.as_deref(), record).await? {
         Claimed::Known(job) => Ok((StatusCode::OK, Json(*job))),
         Claimed::New(record) => enter(&edge, record).await,
     }
@@ -60,24 +66,50 @@ pub(super) enum Claimed {
 /// Looks whether a submit repeats another.
 pub(super) async fn claimed(
     edge: &Edge,
+    caller: &Caller,
     key: Option<&str>,
-    mut record: JobRecord,
+    record: JobRecord,
 ) -> Result<Claimed, Refusal> {
-    let Some(key) = key else { return Ok(Claimed::New(Box::new(record))) };
-    match idempotency::claim(&edge.store, key, &record).await {
-        Ok(Claim::First) => {}
-        Ok(Claim::Repeated(first)) => {
-            let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
-            if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
-                return Ok(Claimed::Known(Box::new(job)));
-            }
+    let claimed = match key {
+        Some(key) => claimed_by(edge, key, record).await?,
+        None => Claimed::New(Box::new(record)),
+    };
+    caller.about(match &claimed {
+        Claimed::Known(job) => job.id.clone(),
+        Claimed::New(record) => record.id.to_string(),
+    });
+    Ok(claimed)
+}
+
+async fn claimed_by(edge: &Edge, key: &str, mut record: JobRecord) -> Result<Claimed, Refusal> {
+    let mut key = key.to_owned();
+    for _ in 0..LIVES {
+        let first = match idempotency::claim(&edge.store, &key, &record).await {
+            Ok(Claim::First) => return Ok(Claimed::New(Box::new(record))),
+            Ok(Claim::Repeated(first)) => first,
+            Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
+            Err(error) => return Err(Refusal::unavailable(error)),
+        };
+        let began = idempotency::has_begun(&edge.store, &first).await;
+        // Asked after that: whoever has begun was entered before.
+        let found = edge.ask(|reply| Question::Find(first.to_string(), reply)).await?;
+        if let Some(job) = found.into_iter().find(|job| job.id == first.0) {
+            return Ok(Claimed::Known(Box::new(job)));
+        }
+        if !began.map_err(Refusal::unavailable)? {
             // The first submit died between its key and its journal: this one takes its place.
             record.id = first;
+            return Ok(Claimed::New(Box::new(record)));
         }
-        Ok(Claim::Conflict(error)) => return Err(Refusal::conflict(error)),
-        Err(error) => return Err(Refusal::unavailable(error)),
+        // It died with its coordinator's journal before its first checkpoint. What may be left of its
+        // generations must not meet those of a new job, which gets a name of its own.
+        key = idempotency::after(&key, &first);
     }
-    Ok(Claimed::New(Box::new(record)))
+    Err(Refusal::conflict(
+        Explained::new(format!("the jobs of this key were lost {LIVES} times"))
+            .at("idempotency_key")
+            .hint("see why the coordinator's journal is lost; take another key"),
+    ))
 }
 
 /// Hands an accepted job to the loop.

@@ -1,13 +1,18 @@
 //! The HTTP edge. Routes and types stand in `ptv2_common::api`; each handler asks the driver or the
 //! journal and turns the answer into JSON.
 
+mod access;
 mod auth;
 mod checkpoints;
+mod gate;
 mod jobs;
+mod launcher;
 mod metrics;
 mod openapi;
+mod origin;
 mod problem;
 mod range;
+mod routes;
 mod scores;
 mod session;
 mod streams;
@@ -15,27 +20,27 @@ mod upkeep;
 mod version;
 mod workers;
 
-pub use auth::Tokens;
+pub(super) use gate::{Gate, plain};
+pub use origin::Hosts;
 pub use upkeep::Upkeep;
 
 use super::accept::{HashCache, Roots};
+use super::audit::Audit;
 use super::driver::{Doors, Input, Question};
 use super::fetches::Fetches;
 use super::journal::Journal;
+use super::tokens::Tokens;
 use crate::clock::Steady;
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::routing::{get, post};
+use axum::extract::State;
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-
-/// Longest body of a request, in bytes.
-const LONGEST_BODY: usize = 1 << 20;
 
 /// What the handlers share.
 pub struct Edge {
@@ -51,8 +56,16 @@ pub struct Edge {
     pub store_address: StoreAddress,
     /// Who may ask what.
     pub tokens: Tokens,
+    /// Who asked what.
+    pub audit: Audit,
+    /// The names that it answers to.
+    pub hosts: Hosts,
+    /// What requests may cost.
+    pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
+    /// Workers that the coordinator starts itself.
+    pub launches: watch::Receiver<LauncherStatus>,
     /// Backbones that come from a hub.
     pub fetches: Fetches,
     /// Hashes of backbones' files.
@@ -70,41 +83,7 @@ type Shared = Arc<Edge>;
 
 /// The routes.
 pub fn router(edge: Edge) -> Router {
-    let edge: Shared = Arc::new(edge);
-    let user = Router::new()
-        .route("/v1/jobs", get(jobs::list).post(jobs::submit))
-        .route("/v1/plan", post(jobs::plan))
-        .route("/v1/scores", post(scores::submit))
-        .route("/v1/jobs/{job}", get(jobs::status))
-        .route("/v1/jobs/{job}/record", get(jobs::record))
-        .route("/v1/jobs/{job}/cancel", post(jobs::cancel))
-        .route("/v1/jobs/{job}/retry", post(jobs::retry))
-        .route("/v1/jobs/{job}/metrics", get(jobs::metrics))
-        .route("/v1/jobs/{job}/events", get(streams::events))
-        .route("/v1/jobs/{job}/events/stream", get(streams::follow_events))
-        .route("/v1/jobs/{job}/logs", get(streams::logs))
-        .route("/v1/jobs/{job}/logs/stream", get(streams::follow_logs))
-        .route("/v1/jobs/{job}/checkpoints", get(checkpoints::list))
-        .route("/v1/jobs/{job}/checkpoints/{which}", get(checkpoints::files))
-        .route("/v1/jobs/{job}/data/{sha256}", get(checkpoints::data))
-        .route("/v1/gc", post(upkeep::gc))
-        .route("/v1/recover", post(upkeep::recover))
-        .route("/v1/workers", get(workers::list))
-        .route("/v1/workers/{worker}/drain", post(workers::drain))
-        .route("/v1/openapi.json", get(openapi::document))
-        .route("/metrics", get(metrics::scrape))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::user));
-    let worker = Router::new()
-        .route("/v1/session", get(session::open))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge), auth::worker));
-    Router::new()
-        .route("/healthz", get(healthz))
-        .merge(user)
-        .merge(worker)
-        .fallback(problem::no_such_route)
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .layer(axum::middleware::map_response(version::tell))
-        .with_state(edge)
+    routes::router(&Arc::new(edge))
 }
 
 /// Answers `ok` as long as the process decides; what holds it up otherwise.

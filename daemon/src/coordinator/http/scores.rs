@@ -7,10 +7,11 @@ use super::{Edge, Shared};
 use crate::checkpoint::{STATE_FILE, read};
 use crate::coordinator::accept::score::{self, Trained};
 use crate::coordinator::driver::Question;
-use axum::Json;
+use crate::coordinator::tokens::Caller;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use ptv2_common::api::{JobStatus, ScoreRequest, ScoreSource};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 ))]
 pub(super) async fn submit(
     State(edge): State<Shared>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<ScoreRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
@@ -41,8 +43,9 @@ pub(super) async fn submit(
     let key = request.idempotency_key.clone();
     let (id, now) = new_job(&edge)?;
     let accept = move || score::accept(trained, &request, &roots, &hashes, (id, now));
-    let (record, state) = checked(accept).await?;
-    let record = match claimed(&edge, key.as_deref(), record).await? {
+    let (mut record, state) = checked(accept).await?;
+    record.submitted_by = Some(caller.principal.clone());
+    let record = match claimed(&edge, &caller, key.as_deref(), record).await? {
         Claimed::Known(job) => return Ok((StatusCode::OK, Json(*job))),
         Claimed::New(record) => record,
     };

@@ -13,7 +13,13 @@ use ptv2_common::ids::JobId;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Rows that are held for a follower at once, however slowly it reads.
+const PAGE: u32 = 256;
+/// However fast things change, a follower looks no sooner again: a thousand of them cost the loop little.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Where to go on.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
@@ -138,7 +144,10 @@ impl Follower {
                 return Some(sse::Event::default().event("end").data("{}"));
             }
             tokio::select! {
-                changed = self.changes.changed() => changed.ok()?,
+                changed = self.changes.changed() => {
+                    changed.ok()?;
+                    tokio::time::sleep(PAUSE).await;
+                }
                 () = self.edge.shutdown.cancelled() => return None,
             }
         }
@@ -148,11 +157,11 @@ impl Follower {
         let journal = &self.edge.journal;
         let found: Vec<(u64, sse::Event)> = match self.what {
             What::Events => {
-                let events = journal.events(&self.job, self.after).await?;
+                let events = journal.events_page(&self.job, (self.after, PAGE)).await?;
                 events.into_iter().map(|event| (event.seq, numbered(event.seq, &event))).collect()
             }
             What::Logs => {
-                let lines = journal.logs(&self.job, self.after).await?;
+                let lines = journal.logs_page(&self.job, (self.after, PAGE)).await?;
                 lines.into_iter().map(|line| (line.seq, numbered(line.seq, &line))).collect()
             }
         };
@@ -173,15 +182,17 @@ fn numbered(seq: u64, value: &impl Serialize) -> sse::Event {
 mod tests {
     use super::*;
     use crate::clock::Steady;
-    use crate::config::HubConfig;
+    use crate::config::{HttpConfig, HubConfig};
     use crate::coordinator::accept::{HashCache, Roots};
+    use crate::coordinator::audit::Audit;
     use crate::coordinator::driver::{Doors, Input, Question};
     use crate::coordinator::fetches::Fetches;
-    use crate::coordinator::http::{Edge, Tokens};
+    use crate::coordinator::http::{Edge, Gate, Hosts};
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
+    use crate::coordinator::tokens::Tokens;
+    use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
-    use std::time::Duration;
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
 
@@ -220,11 +231,15 @@ mod tests {
             upkeep: crate::coordinator::http::Upkeep::default(),
             doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
+            tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
+            audit: Audit::open(&journal).await.unwrap(),
             journal,
             store: store_address.open().unwrap(),
             store_address,
-            tokens: Tokens::open(folder.path()).unwrap(),
+            hosts: Hosts::default(),
+            gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
+            launches: watch::channel(LauncherStatus::default()).1,
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),

@@ -1,8 +1,9 @@
 //! The journal's SQLite file: its tables, what is written, what is read.
 
+use super::disk::Disk;
 use super::{Entry, Past};
 use crate::coordinator::run::{Fact, Recorded};
-use ptv2_common::api::{Event, LONGEST_LIST, LogLevel, LogLine, MetricsRow};
+use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use rusqlite::{Connection, params};
@@ -14,6 +15,13 @@ use std::time::Duration;
 const SCHEMA: i64 = 3;
 /// Workers whose last report's number is kept. A worker's process has its id for its life only.
 const WORKERS: u32 = 10_000;
+
+/// Events, and lines of its log, that are kept of a job: the newest.
+const ROWS_OF_JOB: u32 = 100_000;
+/// After so many rows of all jobs it is looked whether the last one's job has too many.
+const LOOKED_AFTER: i64 = 1024;
+/// The longest line, in bytes; the rest of one that is longer is cut off.
+const LONGEST_LINE: usize = 16 << 10;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS facts (seq INTEGER PRIMARY KEY, fact TEXT NOT NULL,
@@ -29,12 +37,12 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS reported (worker TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 ";
 
-/// Opens or makes the file and gives what is in it.
+/// Opens or makes the file on such a disk and gives what is in it.
 ///
 /// # Errors
 /// When it is damaged or of another version, with what to do.
-pub(super) fn open(path: &Path) -> Result<(Connection, Past), Explained> {
-    prepare(path).map_err(|error| {
+pub(super) fn open(path: &Path, disk: Disk) -> Result<(Connection, Past), Explained> {
+    prepare(path, disk).map_err(|error| {
         Explained::new(format!("the journal cannot be used: {error}"))
             .at(path.display().to_string())
             .expected("a journal that this version of ptv2 wrote")
@@ -45,9 +53,23 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Past), Explained> {
     })
 }
 
-fn prepare(path: &Path) -> Result<(Connection, Past), Box<dyn std::error::Error>> {
+fn prepare(path: &Path, disk: Disk) -> Result<(Connection, Past), Box<dyn std::error::Error>> {
     let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    match disk {
+        Disk::Local => connection.pragma_update(None, "journal_mode", "wal")?,
+        Disk::Network(name) => {
+            tracing::warn!(
+                file_system = name,
+                journal = %path.display(),
+                "the journal lies on a network's file system: it is written in a slower way, and is as safe as \
+                 that file system's locks; name a folder on a disk of this machine by `state` (--state)"
+            );
+            // A log beside the file needs memory that is shared by way of the file system, which these do not
+            // have. Exclusively held, one of an earlier start elsewhere is read without it.
+            connection.pragma_update(None, "locking_mode", "exclusive")?;
+            connection.pragma_update(None, "journal_mode", "delete")?;
+        }
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version > SCHEMA {
@@ -65,6 +87,16 @@ fn prepare(path: &Path) -> Result<(Connection, Past), Box<dyn std::error::Error>
     connection.pragma_update(None, "user_version", SCHEMA)?;
     let past = Past { facts: facts(&connection)?, reported: reported(&connection)? };
     Ok((connection, past))
+}
+
+/// A second connection to a file that is open, for readers: they keep no decision waiting.
+///
+/// # Errors
+/// Those of SQLite.
+pub(super) fn reader(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
 }
 
 fn reported(connection: &Connection) -> rusqlite::Result<BTreeMap<WorkerId, u64>> {
@@ -104,14 +136,20 @@ pub(super) fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite:
                 let mut insert = transaction.prepare_cached(
                     "INSERT INTO events (job, unix_ms, kind, message) VALUES (?, ?, ?, ?)",
                 )?;
-                insert.execute(params![job.0, signed(*unix_ms), kind, message])?;
+                insert.execute(params![job.0, signed(*unix_ms), kind, line(message)])?;
+                if transaction.last_insert_rowid() % LOOKED_AFTER == 0 {
+                    prune(&transaction, "events", job, ROWS_OF_JOB)?;
+                }
             }
             Entry::Log { job, unix_ms, level, source, message } => {
                 let mut insert = transaction.prepare_cached(
                     "INSERT INTO logs (job, unix_ms, level, source, message) VALUES (?, ?, ?, ?, ?)",
                 )?;
                 let level = json(level)?;
-                insert.execute(params![job.0, signed(*unix_ms), level, source, message])?;
+                insert.execute(params![job.0, signed(*unix_ms), level, source, line(message)])?;
+                if transaction.last_insert_rowid() % LOOKED_AFTER == 0 {
+                    prune(&transaction, "logs", job, ROWS_OF_JOB)?;
+                }
             }
             Entry::Reported { worker, seq } => {
                 let mut insert = transaction.prepare_cached(
@@ -136,16 +174,35 @@ pub(super) fn write(connection: &mut Connection, entries: &[Entry]) -> rusqlite:
     transaction.commit()
 }
 
+/// Keeps the newest rows of a job in a table.
+pub(super) fn prune(
+    connection: &Connection,
+    table: &str,
+    job: &JobId,
+    kept: u32,
+) -> rusqlite::Result<()> {
+    let mut delete = connection.prepare_cached(&format!(
+        "DELETE FROM {table} WHERE job = ?1 AND seq <= \
+         (SELECT seq FROM {table} WHERE job = ?1 ORDER BY seq DESC LIMIT 1 OFFSET ?2)"
+    ))?;
+    delete.execute(params![job.0, kept]).map(drop)
+}
+
+/// A line, or its beginning.
+fn line(text: &str) -> &str {
+    &text[..text.floor_char_boundary(LONGEST_LINE)]
+}
+
 pub(super) fn events(
     connection: &Connection,
     job: &JobId,
-    after: u64,
+    (after, at_most): (u64, u32),
 ) -> rusqlite::Result<Vec<Event>> {
     let mut select = connection.prepare_cached(
         "SELECT seq, unix_ms, kind, message FROM events WHERE job = ? AND seq > ? \
          ORDER BY seq LIMIT ?",
     )?;
-    let rows = select.query_map(params![job.0, signed(after), LONGEST_LIST], |row| {
+    let rows = select.query_map(params![job.0, signed(after), at_most], |row| {
         Ok(Event {
             seq: unsigned(row.get(0)?),
             unix_ms: unsigned(row.get(1)?),
@@ -159,13 +216,13 @@ pub(super) fn events(
 pub(super) fn logs(
     connection: &Connection,
     job: &JobId,
-    after: u64,
+    (after, at_most): (u64, u32),
 ) -> rusqlite::Result<Vec<LogLine>> {
     let mut select = connection.prepare_cached(
         "SELECT seq, unix_ms, level, source, message FROM logs WHERE job = ? AND seq > ? \
          ORDER BY seq LIMIT ?",
     )?;
-    let rows = select.query_map(params![job.0, signed(after), LONGEST_LIST], |row| {
+    let rows = select.query_map(params![job.0, signed(after), at_most], |row| {
         let level: String = row.get(2)?;
         Ok(LogLine {
             seq: unsigned(row.get(0)?),

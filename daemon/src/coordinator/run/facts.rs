@@ -260,6 +260,7 @@ impl Job {
         fingerprint: &Fingerprint,
     ) {
         self.generation = generation;
+        self.serve(members);
         self.fingerprint = Some(fingerprint.clone());
         if self.first_started_at.is_none() {
             self.first_started_at = Some(now);

@@ -38,6 +38,9 @@ pub struct Limits {
     pub growth_delay: Duration,
     /// Jobs that may wait; a submit beyond is refused.
     pub queue_limit: u32,
+    /// Jobs that are remembered, ended ones among them; a submit beyond is refused. Each costs some
+    /// kilobytes of memory and of the journal.
+    pub jobs_max: u32,
 }
 
 impl Default for Limits {
@@ -52,6 +55,7 @@ impl Default for Limits {
             pair_cooldown: Duration::from_secs(60),
             growth_delay: Duration::from_millis(200),
             queue_limit: 10_000,
+            jobs_max: 100_000,
         }
     }
 }

@@ -8,6 +8,7 @@ use ptv2_common::session::{
 use ptv2_common::spec::JobSpec;
 
 mod elastic;
+mod strangers;
 mod warnings;
 
 pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
@@ -24,6 +25,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
         spec,
         spec_sha256: String::new(),
         submitted_unix_ms: 0,
+        submitted_by: None,
         backbone: PinnedBackbone {
             directory: "/m".into(),
             config_sha256: String::new(),
@@ -219,6 +221,9 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        launch: None,
+        slurm: None,
+        visible_device: None,
         attached: None,
     }
 }

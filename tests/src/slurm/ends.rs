@@ -1,0 +1,120 @@
+//! How an allocation ends: cancelled, its script killed, its time over, preempted.
+
+use super::lab::{Lab, OVER, calm, note, slurm};
+use crate::chaos::clock::now;
+use crate::chaos::signals::signal;
+use std::path::Path;
+
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn scancel_leaves_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let batch = lab.submit(&[], &[]);
+    batch.says("checkpoint of step", 1);
+    let began = now();
+    slurm("scancel", &[&batch.id]);
+    let took = batch.is_gone(began);
+    assert!(took < OVER, "{took:?}: {}", batch.log());
+    batch.is("CANCELLED");
+    note("`scancel`", "CANCELLED, nothing left running", took);
+}
+
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn a_batch_script_that_is_killed_leaves_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let batch = lab.submit(&[], &[]);
+    batch.says("checkpoint of step", 1);
+    let scripts = batch.running("slurm_script");
+    let began = now();
+    for script in scripts {
+        signal(script, libc::SIGKILL);
+    }
+    let took = batch.is_gone(began);
+    assert!(took < OVER, "{took:?}: {}", batch.log());
+    batch.is("FAILED");
+    note("`kill -9` of the batch script", "FAILED, nothing left running", took);
+}
+
+/// A real time limit, of the shortest there is. The notice comes when Slurm next looks: up to 30 s later.
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn the_time_limit_is_heard_before_it_comes() {
+    let Some(lab) = Lab::new() else { return };
+    let long = super::lab::cb(&lab.data)
+        .replace(&format!("max_steps = {}", super::lab::STEPS), "max_steps = 5000");
+    lab.write("cb.toml", &long);
+    let options = ["--time=1", "--signal=USR1@30"];
+    let batch = lab.submit(&options, &[("PTV2_REQUEUE", "1")]);
+    batch.is("RUNNING");
+    let began = now();
+    batch.says("asked to end", 1);
+    let noticed = began.elapsed();
+    let took = batch.is_gone(now());
+    assert!(took < OVER, "{took:?}: {}", batch.log());
+    let last = newest(&lab.path("ptv2-store").join(&batch.id));
+    batch.starts_again();
+    batch.says("restarts=1", 1);
+    batch.says(&format!("goes on from step {last}"), 1);
+    assert!(last > 0);
+    let after = noticed.as_secs();
+    note(
+        &format!("USR1 before a real time limit, {after} s after the start"),
+        &format!("checkpoint of step {last} written, left; requeued, went on from step {last}"),
+        took,
+    );
+}
+
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn a_notice_ends_it_with_the_code_of_a_job_that_goes_on() {
+    let Some(lab) = Lab::new() else { return };
+    let batch = lab.submit(&[], &[("PTV2_RUN", "mine")]);
+    batch.says("checkpoint of step", 1);
+    let began = now();
+    slurm("scancel", &["--signal=USR1", &batch.id]);
+    let took = batch.is_gone(began);
+    assert!(took < OVER, "{took:?}: {}", batch.log());
+    batch.is("FAILED");
+    assert_eq!(batch.field("ExitCode"), "7:0", "{}", batch.log());
+    // Another allocation takes the run up by its name.
+    let next = lab.submit(&[], &[("PTV2_RUN", "mine")]);
+    next.succeeds();
+    assert!(!next.log().contains("goes on from step 0"), "{}", next.log());
+    note(
+        "`scancel --signal=USR1`",
+        "exit code 7; the same PTV2_RUN in a new job ends with the hash",
+        took,
+    );
+}
+
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn an_urgent_job_takes_the_nodes_and_gives_them_back() {
+    let Some(lab) = Lab::new() else { return };
+    calm(&lab.data);
+    let batch = lab.submit(&["--cpus-per-task=4"], &[]);
+    batch.says("checkpoint of step", 1);
+    lab.write("urgent.sh", "#!/bin/sh\necho it runs\n");
+    let options = ["--partition=urgent", "--nodes=2", "--ntasks-per-node=4"];
+    let began = now();
+    let urgent = lab.sbatch(&options, &[], &lab.path("urgent.sh"), &[]);
+    urgent.says("it runs", 1);
+    let took = began.elapsed();
+    batch.starts_again();
+    batch.succeeds();
+    assert_eq!(batch.field("Restarts"), "1");
+    note(
+        "an urgent job needs both nodes",
+        "it ran after that; the other was requeued and ended with the hash",
+        took,
+    );
+}
+
+/// The step of the newest checkpoint in a store with one job.
+fn newest(store: &Path) -> u64 {
+    let job = std::fs::read_dir(store.join("jobs")).unwrap().flatten().next().unwrap();
+    let names = std::fs::read_dir(job.path().join("checkpoints")).unwrap().flatten();
+    let step = |name: String| name.split('-').next()?.parse::<u64>().ok();
+    names.filter_map(|entry| step(entry.file_name().into_string().ok()?)).max().unwrap()
+}
