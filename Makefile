@@ -12,15 +12,19 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA
 
-.PHONY: help demo test test-slurm test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
+	@echo "make test-attack              all attacks on a coordinator that trains, six minutes; target/attacks.md"
+	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
+	@echo "make deny                     licences and sources of the dependencies"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
 	@echo "make test-slurm               the templates of configs/slurm in a Slurm of two nodes on this machine, as root"
+	@echo "make test-stores              every fault of an S3 server, jobs on an Azure server; prints the table"
 	@echo "make test-peft                adapters trained here and loaded by PEFT, and the reverse"
 	@echo "make chaos KILLS=1000         kill, stop and cut off real processes, half an hour; target/chaos.txt"
 	@echo "make churn MINUTES=10         what rate is left with a fault every 15 s, on a machine that is idle"
@@ -41,6 +45,10 @@ backbone:
 backbone-mpnet:
 	@scripts/backbone.sh all-mpnet-base-v2
 
+# A server of an object store, for tests.
+seaweedfs:
+	@scripts/seaweedfs.sh
+
 demo: libtorch backbone release
 	@scripts/demo.sh
 
@@ -53,7 +61,7 @@ install: libtorch
 # Each part says how long it took; the table stands at the end.
 test:
 	@rm -f target/times
-	@scripts/timed.sh "set-up" $(MAKE) --no-print-directory libtorch backbone
+	@scripts/timed.sh "set-up" $(MAKE) --no-print-directory libtorch backbone seaweedfs
 	@scripts/timed.sh "build" $(MAKE) --no-print-directory build
 	@scripts/timed.sh "lints" $(MAKE) --no-print-directory lint
 	@scripts/timed.sh "unit tests" $(MAKE) --no-print-directory unit
@@ -78,11 +86,27 @@ unit:
 e2e:
 	cargo test --workspace -- e2e::
 
+# One after the other: each measures memory and time. The short form is one of the end-to-end tests.
+test-attack: libtorch
+	cargo test --workspace -- --ignored --nocapture --test-threads 1 attack::
+
+# With the release build, on a machine that is idle.
+bench-api: release
+	cargo test --release --package ptv2-tests status_beside_many_followers -- --ignored --nocapture
+
+# Licences, sources and unwanted crates of all dependencies.
+deny:
+	@scripts/deny.sh
+
 # In a Slurm that is brought up for it, and taken down whatever happens. EVENTS='scancel' runs some of them.
 test-slurm: libtorch backbone build
 	@rm -f target/slurm.txt
 	scripts/slurm-lab.sh run cargo test --workspace -- --ignored --test-threads 1 slurm::$(EVENTS)
 	@printf '| event | what happened | how long |\n|---|---|---|\n'; cat target/slurm.txt
+# Minutes; the short form of it is among the end-to-end tests.
+test-stores: libtorch backbone seaweedfs
+	@scripts/azurite.sh
+	cargo test --workspace -- --ignored --nocapture --test-threads 1 stores::
 
 # The short form of the first is one of the end-to-end tests.
 chaos: libtorch

@@ -2,6 +2,7 @@
 
 mod access;
 mod trained;
+mod upkeep;
 
 pub(crate) use access::{AuditArgs, TokenCommand, TokenCreateArgs};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 pub(crate) use trained::{EvalArgs, PredictArgs, ReportArgs, SuperglueArgs, TrainedArgs};
+pub(crate) use upkeep::{GcArgs, JobsArgs, JobsCommand, RecoverArgs};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -120,6 +122,10 @@ pub(crate) enum Command {
     Token(TokenCommand),
     /// Lists who did what, and who was refused, newest first.
     Audit(AuditArgs),
+    /// Deletes what nobody needs any more in the artifact store. Works beside running jobs.
+    Gc(GcArgs),
+    /// Takes up jobs that a store holds.
+    Jobs(JobsArgs),
     /// Prints the completions for a shell. Needs no coordinator.
     Completions(CompletionsArgs),
     /// Writes the manual pages of ptv2ctl and of each of its commands. Needs no coordinator.

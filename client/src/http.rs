@@ -7,7 +7,7 @@ use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
 use ptv2_common::secret::{self, Secret};
 use ptv2_common::tls::{self, Trust};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,6 +130,15 @@ impl Api {
         let mut request = self.request(Method::GET, path)?;
         if let Some(seq) = after {
             request = request.header("last-event-id", seq.to_string());
+        }
+        self.accept(request).await
+    }
+
+    /// Gets the bytes of a file from this one on, as they come.
+    pub(crate) async fn bytes_from(&self, path: &[&str], first: u64) -> Result<Response, Failure> {
+        let mut request = self.request(Method::GET, path)?;
+        if first > 0 {
+            request = request.header(RANGE, format!("bytes={first}-"));
         }
         self.accept(request).await
     }

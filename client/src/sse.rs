@@ -143,6 +143,7 @@ fn new_item<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn message(id: Option<&str>, event: Option<&str>, data: &str) -> Message {
         Message { id: id.map(Into::into), event: event.map(Into::into), data: data.into() }
@@ -191,5 +192,28 @@ mod tests {
         };
         assert_eq!((seen("4"), seen("5"), seen("5")), (None, Some(5), None));
         assert!(new_item::<u32>(&message(None, None, "{"), &mut None).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn however_bytes_are_cut_they_are_the_same_messages(
+            bytes in proptest::collection::vec(
+                prop_oneof![
+                    any::<u8>(),
+                    proptest::sample::select(&b"\r\n\n:: iddataevent0"[..]),
+                ],
+                0..200,
+            ),
+            cut in 0_usize..200,
+        ) {
+            let whole = Parser::default().feed(&bytes).unwrap();
+            let (first, rest) = bytes.split_at(cut.min(bytes.len()));
+            let mut parser = Parser::default();
+            let parts = [first, rest].map(|part| parser.feed(part).unwrap()).concat();
+            prop_assert_eq!(&parts, &whole);
+            for message in whole {
+                drop(new_item::<serde_json::Value>(&message, &mut Some(3)));
+            }
+        }
     }
 }

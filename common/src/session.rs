@@ -71,6 +71,9 @@ pub struct Hello {
     pub threads: u32,
     /// Where other workers reach its reduction listener.
     pub reduce_address: SocketAddr,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
     /// Where it stands in Slurm, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm: Option<Placement>,

@@ -8,8 +8,11 @@
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
 //! | `store` | of a worker's first puts one fails, two are done and answered with an error, one is slow |
+//! | `put-before=N`, `put-after=N` | a worker dies before, after its N-th put |
 //! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
 
+#[cfg(feature = "torch")]
+mod dying;
 #[cfg(feature = "torch")]
 mod store;
 
@@ -69,10 +72,21 @@ pub(crate) fn spoil_weights(bert: &crate::train::backbones::Backbone) {
 /// The store that a worker writes to.
 #[cfg(feature = "torch")]
 pub(crate) fn store(store: ptv2_common::storage::Store) -> ptv2_common::storage::Store {
-    if value("store").is_none() {
-        return store;
+    if value("store").is_some() {
+        return std::sync::Arc::new(store::Failing::new(store));
     }
-    std::sync::Arc::new(store::Failing::new(store))
+    if value("put-before").is_some() || value("put-after").is_some() {
+        return std::sync::Arc::new(dying::Dying::new(store));
+    }
+    store
+}
+
+/// Dies where it is wanted: before, or after, a worker's put of this number.
+#[cfg(feature = "torch")]
+fn put(moment: &str, number: u64) {
+    if value(moment) == Some(number) {
+        std::process::abort();
+    }
 }
 
 /// Counts the journal's commits, and dies where it is wanted.

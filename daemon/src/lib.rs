@@ -17,6 +17,8 @@ pub mod hub;
 pub mod local;
 pub mod log;
 pub mod numerics;
+#[cfg(test)]
+mod proptests;
 pub mod protocol;
 pub mod tasks;
 #[cfg(feature = "torch")]

@@ -3,6 +3,8 @@
 #![cfg_attr(test, expect(clippy::float_cmp, reason = "tests of exact values compare exactly"))]
 
 #[cfg(test)]
+mod attack;
+#[cfg(test)]
 mod chaos;
 #[cfg(test)]
 mod documents;
@@ -20,5 +22,7 @@ mod parity_bf16;
 mod scale;
 #[cfg(test)]
 mod slurm;
+#[cfg(test)]
+mod stores;
 #[cfg(test)]
 mod superglue;

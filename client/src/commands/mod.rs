@@ -7,8 +7,10 @@ mod drain;
 mod eval;
 mod events;
 mod follow;
+mod gc;
 mod generate;
 mod init;
+mod jobs;
 mod logs;
 mod metrics;
 mod plan;
@@ -52,6 +54,8 @@ pub(crate) async fn run(cli: Cli) -> Result<Outcome, Failure> {
         Command::Predict(args) => predict::run(&api()?, output, args).await,
         Command::Report(args) => report::run(&api()?, output, args).await,
         Command::Superglue(args) => superglue::run(&api()?, output, args).await,
+        Command::Gc(args) => gc::run(&api()?, output, args).await,
+        Command::Jobs(args) => jobs::run(&api()?, output, args).await,
         Command::Workers => workers::run(&api()?, output).await,
         Command::Token(command) => token::run(&api()?, output, command).await,
         Command::Audit(args) => audit::run(&api()?, output, args).await,

@@ -1,5 +1,6 @@
 //! `ptv2ctl predict`.
 
+use super::pull::source::Source;
 use super::{follow, score};
 use crate::cli::{Output, PredictArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -8,7 +9,6 @@ use crate::render;
 use ptv2_common::api::{CheckpointFiles, JobState, JobStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::manifest::{FileEntry, PREDICTIONS_FOLDER};
-use ptv2_common::storage;
 use serde::Serialize;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -85,15 +85,8 @@ pub(super) async fn fetch(api: &Api, job: &JobStatus) -> Result<(String, Vec<u8>
         let error = Explained::new(format!("job {} holds no predictions", job.id));
         return Err(Failure::new(Kind::BadAnswer, error));
     };
-    let parts = api.stream(&["jobs", &job.id, "data", &entry.sha256], None).await?;
-    let bytes = parts.bytes().await.map_err(|error| crate::http::unreachable(&error))?.to_vec();
-    let found = storage::sha256(&bytes);
-    if found != entry.sha256 {
-        let error = Explained::new(format!("`{name}` is damaged: SHA-256 {found}"))
-            .expected(entry.sha256)
-            .hint("try again; if it stays damaged, predict anew");
-        return Err(Failure::new(Kind::BadAnswer, error));
-    }
+    let source = Source::Coordinator { api: api.clone(), job: job.id.clone() };
+    let bytes = source.bytes(&entry).await?;
     Ok((name, bytes))
 }
 

@@ -2,7 +2,7 @@
 
 mod choice;
 mod folder;
-mod source;
+pub(super) mod source;
 
 use crate::cli::{Format, Global, PullArgs};
 use crate::failure::{Failure, Kind, Outcome};
@@ -44,9 +44,10 @@ pub(crate) async fn run(global: &Global, args: &PullArgs) -> Result<Outcome, Fai
         let target = target(args, &found.job_name)?;
         folder::check_free(&target, args.force)?;
         let staged = folder::Staged::beside(&target)?;
-        for (file, name) in &files {
-            found.source.fetch(file, &staged.place(name)?).await?;
+        for (file, _) in &files {
+            found.source.fetch(file, &staged.part(file)).await?;
         }
+        staged.assemble(&files)?;
         staged.publish(&target, args.force)?;
         let files = files.iter().map(|(_, name)| name.display().to_string()).collect();
         Ok::<_, Failure>(Pulled {
@@ -55,11 +56,12 @@ pub(crate) async fn run(global: &Global, args: &PullArgs) -> Result<Outcome, Fai
             files,
         })
     };
-    // Ctrl-C drops the work, and with it the temporary folder.
+    // Ctrl-C drops the work; what has come by then stays for the next pull.
     let pulled = tokio::select! {
         pulled = work => pulled?,
         _ = tokio::signal::ctrl_c() => {
-            let error = Explained::new("interrupted: nothing was pulled");
+            let error = Explained::new("interrupted: nothing was pulled")
+                .hint("what has come by now is kept: the same command goes on from there");
             return Err(Failure::new(Kind::Interrupted, error));
         }
     };

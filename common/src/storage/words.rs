@@ -8,6 +8,9 @@ const LONGEST: usize = 600;
 /// Where machines in a cloud are asked for credentials.
 const METADATA: [&str; 3] = ["//169.254.169.254", "//169.254.170.2", "//metadata.google.internal"];
 
+/// How a server says that it does not take who asks.
+const REFUSED: [&str; 2] = ["status code: 401", "status code: 403"];
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// A failure that no library has words for.
@@ -16,33 +19,45 @@ pub(super) fn failed(text: String) -> Error {
 }
 
 /// The same error in few words.
-pub(super) fn few(error: Error) -> Error {
+pub(super) fn few(mut error: Error) -> Error {
+    if let Some(cause) = cause(&mut error) {
+        *cause = told(&**cause);
+    }
+    error
+}
+
+/// What a server said, or the way to it.
+fn cause(error: &mut Error) -> Option<&mut Cause> {
     match error {
-        Error::Generic { store, source } => Error::Generic { store, source: told(source, "") },
-        Error::NotFound { path, source } => Error::NotFound { path, source: told(source, "") },
-        Error::AlreadyExists { path, source } => {
-            Error::AlreadyExists { path, source: told(source, "") }
-        }
-        Error::PermissionDenied { path, source } => {
-            Error::PermissionDenied { path, source: told(source, REFUSED) }
-        }
-        Error::Unauthenticated { path, source } => {
-            Error::Unauthenticated { path, source: told(source, REFUSED) }
-        }
-        error => error,
+        Error::Generic { source, .. }
+        | Error::NotFound { source, .. }
+        | Error::AlreadyExists { source, .. }
+        | Error::Precondition { source, .. }
+        | Error::NotModified { source, .. }
+        | Error::PermissionDenied { source, .. }
+        | Error::Unauthenticated { source, .. } => Some(source),
+        Error::InvalidPath { .. }
+        | Error::JoinError { .. }
+        | Error::NotSupported { .. }
+        | Error::NotImplemented { .. }
+        | Error::UnknownConfigurationKey { .. }
+        | _ => None,
     }
 }
 
-const REFUSED: &str = "look at the credentials in this process's environment: ";
-
-fn told(cause: Cause, before: &str) -> Cause {
-    let text = Explained::from_error(&*cause).what;
+fn told(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> Cause {
+    let text = Explained::from_error(cause).what;
     if METADATA.iter().any(|place| text.contains(place)) {
         return "there are no credentials in this process's environment, and this machine's cloud \
                 gives none"
             .into();
     }
-    format!("{before}{}", plain(&text)).into()
+    // The library knows these of some requests only.
+    if REFUSED.iter().any(|status| text.contains(status)) {
+        return format!("look at the credentials in this process's environment: {}", plain(&text))
+            .into();
+    }
+    plain(&text).into()
 }
 
 /// Takes code and message out of an XML page, and cuts what is long.
@@ -76,10 +91,15 @@ mod tests {
                     403 Forbidden: <?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>\
                     <Code>SignatureDoesNotMatch</Code><Message>The signature\nRequestId:7</Message>\
                     <AWSAccessKeyId>AKGEHEIM</AWSAccessKeyId></Error>";
-        let error = Error::PermissionDenied { path: "k".into(), source: page.into() };
-        let said = few(error).to_string();
-        assert!(said.ends_with("403 Forbidden: SignatureDoesNotMatch: The signature"), "{said}");
-        assert!(said.contains("look at the credentials") && !said.contains("GEHEIM"), "{said}");
+        let denied = Error::PermissionDenied { path: "k".into(), source: page.into() };
+        for error in [denied, Error::Generic { store: "S3", source: page.into() }] {
+            let said = few(error).to_string();
+            assert!(
+                said.ends_with("403 Forbidden: SignatureDoesNotMatch: The signature"),
+                "{said}"
+            );
+            assert!(said.contains("look at the credentials") && !said.contains("GEHEIM"), "{said}");
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 const NUMBERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 /// Bytes before the header, which hold its length, little-endian.
 const LENGTH_BYTES: u64 = 8;
-/// Bytes of a header at most: the format's own bound.
-const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// Bytes of a header at most. The format allows 100 million, which would take many times as much memory; a
+/// tensor takes a hundred, and the largest encoders have a thousand tensors.
+const HEADER_BYTES_MAX: u64 = 4 << 20;
 /// What transformers puts before the names of an encoder that is part of a larger model.
 const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 

@@ -2,6 +2,7 @@
 //!
 //! A checkpoint exists if and only if its manifest exists. See `ptv2_common::manifest` for names.
 
+pub mod listing;
 pub mod peft;
 pub mod read;
 pub mod retention;

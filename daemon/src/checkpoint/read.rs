@@ -6,9 +6,10 @@ use bytes::Bytes;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::manifest::{
-    CheckpointManifest, FileEntry, GenerationManifest, checkpoints_prefix, counts, data_key,
-    generations_prefix,
+    CheckpointManifest, FORMAT, FileEntry, GenerationManifest, checkpoint_key, checkpoints_prefix,
+    counts, data_key, generations_prefix,
 };
+use ptv2_common::seal;
 use ptv2_common::storage::{self, Store, sha256};
 
 /// Why a checkpoint was not read.
@@ -67,36 +68,68 @@ pub async fn names(store: &Store, job: &JobId) -> Result<Vec<Name>, Explained> {
     Ok(names)
 }
 
-async fn starts(store: &Store, job: &JobId) -> Result<Vec<(Generation, u64)>, Explained> {
+/// The generations of a job that have begun, each with the step it started from. One whose manifest is
+/// damaged fences nothing off: what an older generation wrote is the same state, if it is good.
+///
+/// # Errors
+/// Those of the store.
+pub async fn starts(store: &Store, job: &JobId) -> Result<Vec<(Generation, u64)>, Explained> {
     let mut starts = Vec::new();
     for key in list(store, &generations_prefix(job)).await? {
-        let bytes = get(store, &key).await?;
-        let start: GenerationManifest = parse(&key, &bytes)?;
-        starts.push((start.generation, start.start_step));
+        let start = match get(store, &key).await {
+            Ok(bytes) => parse::<GenerationManifest>(&key, &bytes).map_err(Unread::Damaged),
+            Err(error) => Err(error),
+        };
+        match start {
+            Ok(start) => starts.push((start.generation, start.start_step)),
+            Err(Unread::Store(error)) => return Err(error),
+            Err(Unread::Damaged(error)) => {
+                tracing::warn!(key, %error, "a generation's start cannot be read");
+            }
+        }
     }
     Ok(starts)
 }
 
-/// A job's valid manifests with their keys, oldest first. One that cannot be read is left out with a
-/// line in the log.
+/// What a job's valid manifests are.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Those that can be read, with their keys, oldest first.
+    pub manifests: Vec<(String, CheckpointManifest)>,
+    /// Those that cannot, with their keys and why.
+    pub damaged: Vec<(String, Explained)>,
+}
+
+/// Reads a job's valid manifests.
 ///
 /// # Errors
-/// Those of the store's listing.
+/// Those of the store: a manifest that it does not give now is not passed over.
+pub async fn found(store: &Store, job: &JobId) -> Result<Found, Explained> {
+    let mut found = Found::default();
+    for name in names(store, job).await? {
+        match named(store, job, &name).await {
+            Ok(manifest) => found.manifests.push((name.key, manifest)),
+            Err(Unread::Damaged(error)) => found.damaged.push((name.key, error)),
+            Err(Unread::Store(error)) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// A job's valid manifests with their keys, oldest first. One that is damaged is left out with a line in
+/// the log.
+///
+/// # Errors
+/// Those of the store.
 pub async fn manifests(
     store: &Store,
     job: &JobId,
 ) -> Result<Vec<(String, CheckpointManifest)>, Explained> {
-    let mut found = Vec::new();
-    for name in names(store, job).await? {
-        match manifest(store, &name.key).await {
-            Ok(manifest) => found.push((name.key, manifest)),
-            Err(error) => {
-                let error = Explained::from(error);
-                tracing::warn!(key = name.key, %error, "a manifest cannot be read");
-            }
-        }
+    let found = found(store, job).await?;
+    for (key, error) in &found.damaged {
+        tracing::warn!(key, %error, "a manifest cannot be read");
     }
-    Ok(found)
+    Ok(found.manifests)
 }
 
 /// One manifest.
@@ -106,14 +139,25 @@ pub async fn manifests(
 pub async fn manifest(store: &Store, key: &str) -> Result<CheckpointManifest, Unread> {
     let bytes = get(store, key).await?;
     let manifest: CheckpointManifest = parse(key, &bytes)?;
-    if manifest.format != ptv2_common::manifest::FORMAT {
+    if manifest.format != FORMAT {
         return Err(Explained::new(format!("the manifest has format {}", manifest.format))
             .at(key)
-            .expected(format!("{}", ptv2_common::manifest::FORMAT))
+            .expected(format!("{FORMAT}"))
             .hint("read it with the version of ptv2 that wrote it")
             .into());
     }
     Ok(manifest)
+}
+
+/// The manifest of a name, which must say the same of itself.
+async fn named(store: &Store, job: &JobId, name: &Name) -> Result<CheckpointManifest, Unread> {
+    let manifest = manifest(store, &name.key).await?;
+    let own = checkpoint_key(&manifest.job.id, manifest.step, manifest.generation);
+    if own == name.key && manifest.job.id == *job {
+        return Ok(manifest);
+    }
+    let error = Explained::new(format!("the manifest says of itself that it is {own}"));
+    Err(error.at(&name.key).expected("what its name says").into())
 }
 
 /// A file of a checkpoint, verified.
@@ -146,11 +190,13 @@ pub async fn state(
     let entry = manifest.files.iter().find(|file| file.name == STATE_FILE);
     let entry = entry.ok_or_else(|| Explained::new(format!("a checkpoint has no {STATE_FILE}")))?;
     let state = TunedState::from_bytes(&file(store, &manifest.job.id, entry).await?, layout)?;
-    if state.tuned_sha256() != manifest.tuned_sha256 || state.step != manifest.step {
-        let error = Explained::new("a checkpoint's state is not the one its manifest names");
-        return Err(error.into());
+    let found = state.tuned_sha256();
+    if found == manifest.tuned_sha256 && state.step == manifest.step {
+        return Ok(state);
     }
-    Ok(state)
+    let error = format!("the state is of step {}, its values have SHA-256 {found}", state.step);
+    let expected = format!("step {}, SHA-256 {}", manifest.step, manifest.tuned_sha256);
+    Err(Explained::new(error).at(STATE_FILE).expected(expected).into())
 }
 
 /// The values of a state file among a job's data objects, verified.
@@ -167,8 +213,9 @@ pub async fn values(
     Ok(TunedState::from_bytes(&file(store, job, &entry).await?, layout)?.values)
 }
 
-/// The newest state that is whole, from `newest` (a manifest's key) downwards; each that is damaged
-/// is reported to `damaged`. `None` when there is none.
+/// The state of the newest checkpoint that is whole, from `newest` (a manifest's key) downwards; where
+/// none is, of the newest whose state is. What is passed over, and why, is told by `say`. `None` when
+/// there is none.
 ///
 /// # Errors
 /// Those of the store: a checkpoint that it does not give now is not passed over.
@@ -177,22 +224,53 @@ pub async fn newest_state(
     job: &JobId,
     newest: &str,
     layout: &Layout,
-    mut damaged: impl FnMut(&str, &Explained),
+    mut say: impl FnMut(String),
 ) -> Result<Option<TunedState>, Explained> {
     let mut names = names(store, job).await?;
     names.retain(|name| name.key.as_str() <= newest);
     for name in names.iter().rev() {
-        let found = match manifest(store, &name.key).await {
+        match whole(store, job, name, layout).await {
+            Ok(state) => return Ok(Some(state)),
+            Err(Unread::Store(error)) => return Err(error),
+            Err(Unread::Damaged(error)) => {
+                let expected = error.expected.as_ref();
+                let expected = expected.map_or_else(String::new, |it| format!("; expected {it}"));
+                say(format!("checkpoint {} is skipped: {error}{expected}", name.key));
+            }
+        }
+    }
+    // Files that checkpoints share, as the job's record, are damaged in all of them or in none.
+    for name in names.iter().rev() {
+        let found = match named(store, job, name).await {
             Ok(manifest) => state(store, &manifest, layout).await,
             Err(error) => Err(error),
         };
         match found {
-            Ok(state) => return Ok(Some(state)),
-            Err(Unread::Damaged(error)) => damaged(&name.key, &error),
+            Ok(state) => {
+                let key = &name.key;
+                say(format!("no checkpoint is whole; {key} is taken, whose state is good"));
+                return Ok(Some(state));
+            }
             Err(Unread::Store(error)) => return Err(error),
+            Err(Unread::Damaged(_)) => {}
         }
     }
     Ok(None)
+}
+
+/// The state of a checkpoint all of whose files are what its manifest says.
+async fn whole(
+    store: &Store,
+    job: &JobId,
+    name: &Name,
+    layout: &Layout,
+) -> Result<TunedState, Unread> {
+    let manifest = named(store, job, name).await?;
+    let state = state(store, &manifest, layout).await?;
+    for entry in manifest.files.iter().filter(|entry| entry.name != STATE_FILE) {
+        file(store, job, entry).await?;
+    }
+    Ok(state)
 }
 
 /// Keys below a prefix, in order.
@@ -221,6 +299,7 @@ pub(crate) async fn get(store: &Store, key: &str) -> Result<Bytes, Unread> {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(key: &str, bytes: &[u8]) -> Result<T, Explained> {
+    seal::check(bytes).map_err(|error| error.at(key))?;
     serde_json::from_slice(bytes).map_err(|error| {
         Explained::new(format!("the manifest cannot be read: {error}")).at(key.to_owned())
     })

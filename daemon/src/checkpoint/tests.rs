@@ -1,6 +1,9 @@
+mod crash;
+mod flips;
+
 use super::STATE_FILE;
 use super::read;
-use super::retention::{self, superfluous};
+use super::retention;
 use super::write::{Lineage, Writer};
 use crate::coordinator::run::tests::record;
 use crate::numerics::state::{Layout, TunedState};
@@ -8,10 +11,12 @@ use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::job::JobRecord;
 use ptv2_common::manifest::{BestMetric, Which, choose, data_key};
 use ptv2_common::storage::{self, Store};
+use std::path::Path;
 
 fn job() -> JobRecord {
     let mut job = record("j0", "1");
     job.spec.method.pre_seq_len = 3;
+    job.plan.total_steps = 100;
     job
 }
 
@@ -27,7 +32,7 @@ pub(crate) fn state(step: u16) -> TunedState {
 }
 
 /// A state whose run was best at a step.
-fn with_best(step: u16, best: u64) -> TunedState {
+pub(crate) fn with_best(step: u16, best: u64) -> TunedState {
     let mut state = state(step);
     state.best = Some(BestMetric { metric: "accuracy".into(), value: 0.5, step: best });
     state.best_values.clone_from(&state.values);
@@ -48,6 +53,14 @@ pub(crate) fn store() -> (tempfile::TempDir, Store) {
     let folder = tempfile::tempdir().unwrap();
     let store = storage::open(folder.path().to_str().unwrap()).unwrap();
     (folder, store)
+}
+
+/// Flips a bit of the byte that is chosen in a file.
+pub(crate) fn flip(path: &Path, choose: impl FnOnce(&[u8]) -> usize) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = choose(&bytes);
+    bytes[at] ^= 1;
+    std::fs::write(path, bytes).unwrap();
 }
 
 #[tokio::test]
@@ -90,15 +103,11 @@ async fn a_damaged_checkpoint_gives_way_to_the_one_before() {
     let manifest = read::manifest(&store, &newest.key).await.unwrap();
     let entry = manifest.files.iter().find(|file| file.name == STATE_FILE).unwrap();
     let path = folder.path().join(data_key(&JobId("j0".into()), &entry.sha256));
-    let mut bytes = std::fs::read(&path).unwrap();
-    let last = bytes.len() - 1;
-    bytes[last] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    flip(&path, |bytes| bytes.len() - 1);
     let mut said = Vec::new();
     let (job, layout) = (JobId("j0".into()), layout());
-    let found = read::newest_state(&store, &job, &newest.key, &layout, |key, error| {
-        said.push(format!("{key}: {error}"));
-    });
+    let found =
+        read::newest_state(&store, &job, &newest.key, &layout, |message| said.push(message));
     assert_eq!(found.await.unwrap(), Some(state(5)));
     assert_eq!(said.len(), 1, "{said:?}");
     // Writing the same content again mends the object.
@@ -164,9 +173,4 @@ async fn the_best_and_the_end_of_each_run_stay() {
     assert_eq!((chosen(Which::Best, None), chosen(Which::Last, None)), (Some(2), Some(8)));
     assert_eq!((chosen(Which::Best, Some(44)), chosen(Which::Last, Some(11))), (Some(6), Some(4)));
     assert_eq!((chosen(Which::Best, Some(7)), chosen(Which::Step(4), Some(44))), (None, None));
-}
-
-#[test]
-fn nothing_goes_while_there_are_few() {
-    assert!(superfluous(&[], 2).is_empty());
 }

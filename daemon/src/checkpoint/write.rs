@@ -6,12 +6,13 @@ use crate::numerics::state::{Layout, TunedState};
 use bytes::Bytes;
 use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
-use ptv2_common::ids::Generation;
+use ptv2_common::ids::{Generation, JobId};
 use ptv2_common::job::JobRecord;
 use ptv2_common::manifest::{
     CheckpointManifest, FORMAT, FileEntry, GenerationManifest, checkpoint_key, data_key,
     generation_key,
 };
+use ptv2_common::seal::seal;
 use ptv2_common::storage::{self, Put, Store, put_create, sha256};
 
 /// The one who writes a generation's checkpoints.
@@ -60,7 +61,7 @@ impl Writer {
         let key = generation_key(&writer.job.id, generation);
         let nonce = writer.nonce.clone();
         let manifest = GenerationManifest { format: FORMAT, generation, start_step, nonce };
-        writer.put_own(&key, json(&manifest)?).await?;
+        writer.put_own(&key, sealed(&manifest)?).await?;
         Ok(writer)
     }
 
@@ -84,7 +85,7 @@ impl Writer {
         let mut entries = Vec::new();
         for (name, bytes) in files {
             let entry = FileEntry { name, bytes: bytes.len() as u64, sha256: sha256(&bytes) };
-            self.put_data(&entry, bytes.into()).await?;
+            put_data(&self.store, &self.job.id, &entry, bytes.into()).await?;
             entries.push(entry);
         }
         let runs = Runs::of(&self.job);
@@ -107,23 +108,8 @@ impl Writer {
             files: entries,
         };
         let key = checkpoint_key(&self.job.id, state.step, self.generation);
-        self.put_own(&key, json(&manifest)?).await?;
+        self.put_own(&key, sealed(&manifest)?).await?;
         Ok(Checkpoint::of(&key, &manifest))
-    }
-
-    /// Puts a data object. One that exists is verified, and written again if it is damaged.
-    async fn put_data(&self, entry: &FileEntry, bytes: Bytes) -> Result<(), Explained> {
-        let key = data_key(&self.job.id, &entry.sha256);
-        let put = storage::put_content(&self.store, &key, bytes.clone()).await;
-        if put.map_err(|error| failed(&key, &error))? == Put::Created {
-            return Ok(());
-        }
-        let found = storage::get(&self.store, &key).await.map_err(|error| failed(&key, &error))?;
-        if sha256(&found) != entry.sha256 {
-            let put = storage::replace(&self.store, &key, bytes).await;
-            put.map_err(|error| failed(&key, &error))?;
-        }
-        Ok(())
     }
 
     /// Puts a manifest. One that exists must be this writer's own: the answer to an earlier put of it
@@ -157,6 +143,34 @@ impl Writer {
     pub fn job(&self) -> &JobRecord {
         &self.job
     }
+}
+
+/// Puts a data object. One that exists is verified, and written again if it is damaged.
+///
+/// # Errors
+/// Those of the store, with the key.
+pub async fn put_data(
+    store: &Store,
+    job: &JobId,
+    entry: &FileEntry,
+    bytes: Bytes,
+) -> Result<(), Explained> {
+    let key = data_key(job, &entry.sha256);
+    let put = storage::put_content(store, &key, bytes.clone()).await;
+    if put.map_err(|error| failed(&key, &error))? == Put::Created {
+        return Ok(());
+    }
+    let found = storage::get(store, &key).await.map_err(|error| failed(&key, &error))?;
+    if sha256(&found) != entry.sha256 {
+        let put = storage::replace(store, &key, bytes).await;
+        put.map_err(|error| failed(&key, &error))?;
+    }
+    Ok(())
+}
+
+/// A manifest's bytes.
+fn sealed(manifest: &impl serde::Serialize) -> Result<Bytes, Explained> {
+    Ok(seal(json(manifest)?.to_vec()).into())
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Bytes, Explained> {

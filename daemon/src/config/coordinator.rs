@@ -1,6 +1,8 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, StorageConfig, TlsConfig};
+use super::{
+    DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, LauncherConfig, StorageConfig, TlsConfig,
+};
 use crate::coordinator::run::Limits;
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
@@ -31,6 +33,8 @@ pub struct CoordinatorConfig {
     pub roots: Vec<PathBuf>,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How workers are started, where the coordinator does that.
+    pub launcher: LauncherConfig,
     /// How TLS is spoken.
     pub tls: TlsConfig,
     /// Bounds on connections and requests.
@@ -50,6 +54,7 @@ impl Default for CoordinatorConfig {
             storage: StorageConfig::default(),
             roots: Vec::new(),
             hub: HubConfig::default(),
+            launcher: LauncherConfig::default(),
             tls: TlsConfig::default(),
             http: HttpConfig::default(),
             limits: Limits::default(),
@@ -62,12 +67,14 @@ impl CoordinatorConfig {
     ///
     /// # Errors
     /// For an address that other machines reach without TLS or the flag that allows it; and those of
-    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`],
+    /// [`HttpConfig::check`] and [`LauncherConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
         self.tls.check()?;
         self.http.check()?;
+        self.launcher.check(self.listen, self.tls.certificate.is_some())?;
         if !self.is_open_to_others() || self.insecure_listen {
             return Ok(());
         }

@@ -45,6 +45,8 @@ pub struct WorkerConfig {
     /// File that tells what the worker is doing, for tests; see
     /// [`PulseRecord`](ptv2_common::place::PulseRecord).
     pub pulse_file: Option<PathBuf>,
+    /// What the coordinator launched it as, if it did.
+    pub launch: Option<String>,
     /// Whether to end when standard input does: set by a parent that wants no orphans.
     pub exit_with_parent: bool,
 }

@@ -1,20 +1,18 @@
 //! Jobs as the artifact store knows them: what a coordinator without a journal goes on with.
 
 use super::run::Adopted;
-use crate::checkpoint::read;
+use crate::checkpoint::{read, retention};
 use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId};
-use ptv2_common::manifest::{
-    CheckpointManifest, End, EndMark, checkpoint_key, ends_prefix, generations_prefix,
-};
+use ptv2_common::manifest::{CheckpointManifest, End, EndMark, ends_prefix, generations_prefix};
 use ptv2_common::storage::{self, Store};
 
 /// Generations that a lost journal may have started without a trace in the store. The first one after
 /// an adoption supersedes them all, so that whoever still serves one of them is refused.
 const UNSEEN_GENERATIONS: u64 = 1000;
 
-/// Every job of which the store holds a readable checkpoint, oldest submit first.
+/// Every job of which the store holds a good checkpoint, oldest submit first.
 ///
 /// A job that never wrote one is not there: it must be submitted again, which costs nothing that was
 /// computed and kept.
@@ -26,21 +24,27 @@ pub async fn from_store(store: &Store) -> Result<Vec<Adopted>, Explained> {
     let folders = folders.map_err(|error| Explained::from_error(&error).at("jobs"))?;
     let mut jobs = Vec::new();
     for folder in folders {
-        jobs.extend(adopt(store, JobId(folder)).await?);
+        jobs.extend(one(store, JobId(folder)).await?);
     }
     jobs.sort_by_key(|job| job.record.submitted_unix_ms);
     Ok(jobs)
 }
 
-async fn adopt(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> {
+/// A job as a store knows it: as far as its newest checkpoint whose files are there, if there is one.
+///
+/// # Errors
+/// Those of the store.
+pub async fn one(store: &Store, job: JobId) -> Result<Option<Adopted>, Explained> {
     let mut manifests = read::manifests(store, &job).await?;
+    let candidates = retention::candidates(store, &job, &manifests).await?;
     let runs = runs(&manifests);
-    let Some((key, manifest)) = manifests.pop() else { return Ok(None) };
-    // What a manifest says of itself must be what its name says.
-    if manifest.job.id != job || key != checkpoint_key(&job, manifest.step, manifest.generation) {
-        tracing::warn!(key, "a manifest is not of the job that it lies under; it is passed over");
+    let Some(at) = candidates.iter().rposition(|one| one.is_good) else {
+        if !manifests.is_empty() {
+            tracing::warn!(%job, "of none of its checkpoints all files are there; it is passed over");
+        }
         return Ok(None);
-    }
+    };
+    let (key, manifest) = manifests.swap_remove(at);
     let mut newest = manifest.generation;
     for key in read::list(store, &generations_prefix(&job)).await? {
         newest = newest.max(generation_of(&key).unwrap_or_default());
@@ -96,7 +100,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::tests::{state, store, writer};
     use crate::coordinator::chores::mark_end;
-    use ptv2_common::manifest::checkpoints_prefix;
+    use ptv2_common::manifest::{checkpoint_key, checkpoints_prefix};
 
     async fn only(store: &Store) -> Adopted {
         let mut found = from_store(store).await.unwrap();

@@ -15,6 +15,7 @@ use super::{chores, entries, staging};
 use crate::clock::{self, Steady};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::{Store, StoreAddress};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// Pause before a journal that failed is written again.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 /// Jobs that are staged side by side.
-const STAGED_AT_ONCE: usize = 2;
+pub const STAGED_AT_ONCE: u32 = 2;
 
 /// Everything that can wake the coordinator.
 pub enum Input {
@@ -89,6 +90,8 @@ pub struct Driver {
     changes: watch::Sender<u64>,
     /// What keeps it from deciding, while something does.
     trouble: watch::Sender<Option<Explained>>,
+    /// Workers that are on their way, for people.
+    launcher: watch::Receiver<LauncherStatus>,
     clock: Steady,
     shutdown: CancellationToken,
 }
@@ -125,6 +128,8 @@ pub struct Beginning {
     pub store: Store,
     /// Where it is, for workers.
     pub store_address: StoreAddress,
+    /// Workers that are on their way, for people.
+    pub launcher: watch::Receiver<LauncherStatus>,
 }
 
 /// The ways into a driver.
@@ -136,6 +141,8 @@ pub struct Doors {
     pub changes: watch::Receiver<u64>,
     /// What keeps the driver from deciding, while something does.
     pub trouble: watch::Receiver<Option<Explained>>,
+    /// Turns of staging: whoever holds all [`STAGED_AT_ONCE`] keeps jobs from looking for features.
+    pub staging: Arc<Semaphore>,
 }
 
 impl Driver {
@@ -144,10 +151,20 @@ impl Driver {
         let (sender, inputs) = mpsc::channel(INPUTS_WAITING);
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
-        let Beginning { cluster, unstaged, reported, clock, journal, store, store_address } =
-            beginning;
+        let staging = Arc::new(Semaphore::new(STAGED_AT_ONCE as usize));
+        let Beginning {
+            cluster,
+            unstaged,
+            reported,
+            clock,
+            journal,
+            store,
+            store_address,
+            launcher,
+        } = beginning;
         let driver = Self {
             cluster,
+            launcher,
             journal,
             store,
             store_address,
@@ -155,7 +172,7 @@ impl Driver {
             results: sender.clone(),
             connections: BTreeMap::new(),
             reported,
-            staging: Arc::new(Semaphore::new(STAGED_AT_ONCE)),
+            staging: Arc::clone(&staging),
             changes,
             trouble,
             clock,
@@ -164,7 +181,7 @@ impl Driver {
         for job in unstaged {
             driver.stage(&job);
         }
-        (driver, Doors { inputs: sender, changes: seen, trouble: troubled })
+        (driver, Doors { inputs: sender, changes: seen, trouble: troubled, staging })
     }
 
     /// Runs until the shutdown.
@@ -264,7 +281,13 @@ impl Driver {
             }
         } else {
             let unix_ms = clock::millis(self.clock.elapsed());
-            let mut entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            let is_heard = self.cluster.may_say(&worker, &message);
+            let mut entries = Vec::new();
+            if is_heard {
+                entries = entries::of_report(&self.cluster, &worker, &message, unix_ms);
+            } else {
+                tracing::warn!(%worker, "it speaks of a job that it never served, and is not heard");
+            }
             if let Some(seq) = seq {
                 self.reported.insert(worker.clone(), seq);
                 entries.push(Entry::Reported { worker: worker.clone(), seq });
@@ -280,7 +303,12 @@ impl Driver {
     fn decide(&mut self, event: Event, entries: Vec<Entry>, decided: &mut Decided) {
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, event);
-        decided.entries.extend(entries::of_decision(&actions, clock::millis(now), entries));
+        decided.entries.extend(entries::of_decision(
+            &self.cluster,
+            &actions,
+            clock::millis(now),
+            entries,
+        ));
         decided.actions.extend(actions);
     }
 

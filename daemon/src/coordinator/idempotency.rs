@@ -48,6 +48,10 @@ pub async fn claim(store: &Store, key: &str, record: &JobRecord) -> Result<Claim
     }
     let bytes = storage::get(store, &object).await.map_err(|error| at(&error))?;
     let first: KeyObject = serde_json::from_slice(&bytes).map_err(|error| at(&error))?;
+    if first.job == own.job {
+        // The store did what was asked, and its answer was lost: a retry beneath found the key taken.
+        return Ok(Claim::First);
+    }
     if first.spec_sha256 == own.spec_sha256 {
         return Ok(Claim::Repeated(first.job));
     }
@@ -88,6 +92,8 @@ mod tests {
         assert_eq!(claim(&store, "k", &first).await.unwrap(), Claim::First);
         let again = claim(&store, "k", &record("j2", "1")).await.unwrap();
         assert_eq!(again, Claim::Repeated(JobId("j1".into())));
+        // As after an answer that was lost.
+        assert_eq!(claim(&store, "k", &first).await.unwrap(), Claim::First);
         let other = JobRecord { spec_sha256: "other".into(), ..record("j3", "1") };
         let refused = claim(&store, "k", &other).await.unwrap();
         assert!(matches!(refused, Claim::Conflict(_)), "{refused:?}");

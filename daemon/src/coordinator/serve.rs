@@ -5,8 +5,9 @@ use super::adopt;
 use super::audit::Audit;
 use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
-use super::http::{Edge, Gate, Hosts, plain, router};
+use super::http::{Edge, Gate, Hosts, Upkeep, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::launcher::{Launcher, Ways};
 use super::leave::Leaver;
 use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
@@ -14,6 +15,7 @@ use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
 use ptv2_common::error::Explained;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::Store;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Open requests may end within this time after a stop.
@@ -31,6 +34,7 @@ pub struct Coordinator {
     listener: Listener,
     driver: Driver,
     edge: Edge,
+    launcher: Option<Launcher>,
     state: PathBuf,
     /// Held as long as the process lives: a second coordinator on the folder refuses.
     _lock: File,
@@ -60,6 +64,7 @@ impl Coordinator {
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
         let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
         let audit = Audit::open(&journal).await?;
+        let (launches, seen_launches) = watch::channel(LauncherStatus::default());
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -69,8 +74,12 @@ impl Coordinator {
             journal: journal.clone(),
             store: store.clone(),
             store_address: store_address.clone(),
+            launcher: launches.subscribe(),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
+        let (inputs, stop) = (doors.inputs.clone(), shutdown.clone());
+        let ways = Ways { inputs, clock, status: launches, shutdown: stop };
+        let launcher = Launcher::open(config, &listener.url(), ways)?;
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
         let edge = Edge {
             doors,
@@ -83,14 +92,16 @@ impl Coordinator {
             hosts: Hosts::of(listener.address(), &config.hosts),
             gate: Gate::new(&config.http),
             roots,
+            launches: seen_launches,
             fetches: Fetches::new(config.hub.clone()),
             hashes,
+            upkeep: Upkeep::default(),
             sign_of_life,
             shutdown,
         };
         let url = listener.url();
         tracing::info!(url, state = %state.display(), facts = count, "the coordinator listens");
-        Ok(Self { listener, driver, edge, state, _lock: lock })
+        Ok(Self { listener, driver, edge, launcher, state, _lock: lock })
     }
 
     /// Where it listens.
@@ -120,8 +131,13 @@ impl Coordinator {
             .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
         let serving = self.listener.serve(router(self.edge), plain(), shutdown.clone());
         let server = tokio::spawn(serving);
+        let launcher = self.launcher.map(|launcher| tokio::spawn(launcher.run()));
         let result = self.driver.run().await;
         shutdown.cancel();
+        if let Some(launcher) = launcher {
+            // What it started ends, each within a bound of its own.
+            drop(launcher.await);
+        }
         if tokio::time::timeout(ENDING, server).await.is_err() {
             tracing::info!("open requests are cut off");
         }
@@ -138,7 +154,8 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     for job in &adopted {
         let id = job.record.id.clone();
         let message = format!("found in the store at step {}", job.checkpoint.step);
-        tracing::info!(job = %id, "{message}");
+        let (generation, step) = (job.generation.0, job.checkpoint.step);
+        tracing::info!(job = %id, generation, step, "{message}");
         entries.push(Entry::Event { job: id, unix_ms, kind: "adopted".into(), message });
         entries.push(Entry::Fact { unix_ms, fact: Fact::Adopted(Box::new(job.clone())) });
     }

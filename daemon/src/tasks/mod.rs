@@ -11,6 +11,7 @@ pub mod metrics;
 mod multirc;
 mod own;
 mod record;
+mod room;
 pub mod rows;
 mod rte;
 mod table;

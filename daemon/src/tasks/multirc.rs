@@ -2,6 +2,7 @@
 //! questions, and gives one example an answer.
 
 use super::fields::Fields;
+use super::room::Room;
 use super::{Example, Scored, Task, labels, metrics, predictions};
 use ptv2_common::error::Explained;
 use serde_json::{Value, json};
@@ -41,11 +42,13 @@ impl Task for MultiRc {
         let paragraph = fields.number("idx")?;
         let passage = fields.inner("passage")?;
         let text = passage.text("text")?;
-        let mut examples = Vec::new();
+        let (room, mut examples) = (Room::of_a_row(), Vec::new());
         for question in passage.list("questions")? {
             let (asked, number) = (question.text("question")?, question.number("idx")?);
             for answer in question.list("answers")? {
-                let second = format!("{asked} {}", answer.text("text")?);
+                let answered = answer.text("text")?;
+                room.example(&[text.len(), asked.len(), answered.len()])?;
+                let second = format!("{asked} {answered}");
                 let idx = answer.number("idx")?;
                 examples.push(Example {
                     pairs: vec![(text.into(), Some(second))],

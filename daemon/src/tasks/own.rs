@@ -1,11 +1,15 @@
 //! A task of the user's own, as its file declares it.
 
 use super::fields::{kind, shown, whole};
+use super::room::Room;
 use super::{Example, Pair, Scored, Task, labels, metrics, nearest, predictions, refused_label};
 use ptv2_common::error::Explained;
 use ptv2_common::task::{Metric, OwnTask, Template, name_of};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+
+/// Columns that a refusal names at most.
+const NAMED: usize = 50;
 
 /// A declared task.
 pub(super) struct Own {
@@ -96,9 +100,16 @@ impl Task for Own {
             return Err(Explained::new(format!("the row is {}", kind(row)))
                 .expected("a JSON object with the columns that the task file names"));
         }
-        let first = self.first.fill(|column| cell(row, "first", column))?;
+        let room = Room::of_a_row();
+        let cell = |key: &str, column: &str| -> Result<String, Explained> {
+            let text = cell(row, key, column)?;
+            room.take(text.len())?;
+            Ok(text)
+        };
+        let first = self.first.fill(|column| cell("first", column))?;
         let second = |(key, template): &(&'static str, Template)| -> Result<Pair, Explained> {
-            let second = template.fill(|column| cell(row, key, column))?;
+            room.example(&[first.len()])?;
+            let second = template.fill(|column| cell(key, column))?;
             Ok((first.clone(), Some(second)))
         };
         let pairs = match self.seconds.as_slice() {
@@ -163,7 +174,7 @@ fn cell(row: &Value, key: &str, column: &str) -> Result<String, Explained> {
 /// A refusal of a row that has no such column.
 fn lacks(row: &Value, key: &str, column: &str) -> Explained {
     let names = || row.as_object().into_iter().flat_map(|row| row.keys().map(String::as_str));
-    let columns: Vec<String> = names().map(|name| format!("`{name}`")).collect();
+    let columns: Vec<String> = names().take(NAMED).map(|name| format!("`{name}`")).collect();
     let refused =
         Explained::new(format!("`{key}` names the column `{column}`, which the row lacks"))
             .expected(format!("one of the row's columns: {}", columns.join(", ")));

@@ -2,10 +2,16 @@
 //! one example an entity and query.
 
 use super::fields::Fields;
+use super::room::Room;
 use super::{Example, Scored, Task, metrics};
 use ptv2_common::error::Explained;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What stands in a query for the entity.
+const PLACEHOLDER: &str = "@placeholder";
+/// What an answer takes in a list besides its text, in bytes.
+const LISTED: usize = 32;
 
 /// Reading comprehension with commonsense reasoning.
 pub(super) struct Record;
@@ -36,16 +42,21 @@ impl Task for Record {
         let fields = Fields::of(row)?;
         let passage = fields.inner("passage")?;
         let text = passage.text("text")?;
-        let entities = entities(&passage, text)?;
+        let room = Room::of_a_row();
+        let entities = entities(&passage, text, &room)?;
         let text = text.replace("@highlight\n", "- ");
         let mut examples = Vec::new();
         for query in fields.list("qas")? {
             let (asked, idx) = (query.text("query")?, number(&query)?);
             let answers = answers(&query)?;
+            let right: usize = answers.iter().flatten().map(|answer| answer.len() + LISTED).sum();
+            let places = asked.matches(PLACEHOLDER).count();
             for entity in &entities {
+                let filled = places.saturating_mul(entity.len());
+                room.example(&[text.len(), asked.len(), filled, entity.len(), right])?;
                 let label = answers.as_ref().map(|all| i32::from(all.contains(entity.as_str())));
                 examples.push(Example {
-                    pairs: vec![(text.clone(), Some(asked.replace("@placeholder", entity)))],
+                    pairs: vec![(text.clone(), Some(asked.replace(PLACEHOLDER, entity)))],
                     label,
                     idx,
                     about: json!({"query": idx, "entity": entity, "answers": answers}),
@@ -82,7 +93,7 @@ impl Task for Record {
 }
 
 /// The entities' texts, each once, in order. Positions count characters, and the last is included.
-fn entities(passage: &Fields<'_>, text: &str) -> Result<BTreeSet<String>, Explained> {
+fn entities(passage: &Fields<'_>, text: &str, room: &Room) -> Result<BTreeSet<String>, Explained> {
     let letters: Vec<char> = text.chars().collect();
     let mut found = BTreeSet::new();
     for span in passage.list("entities")? {
@@ -92,6 +103,7 @@ fn entities(passage: &Fields<'_>, text: &str) -> Result<BTreeSet<String>, Explai
             let expected = format!("a position in the text, from `start` to {last}");
             return Err(span.mistyped("end", &expected));
         };
+        room.take(letters.len() + LISTED)?;
         found.insert(letters.iter().collect());
     }
     if found.is_empty() {

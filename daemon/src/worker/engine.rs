@@ -9,7 +9,7 @@ use super::generation;
 use super::held::{Exit, Held};
 use super::keeper::Last;
 use super::retry::{Pauses, patiently};
-use super::{Shared, data, join};
+use super::{Shared, data, join, told};
 use crate::collective::{AbortHandle, CollectiveError};
 use crate::protocol::slate::{Order, Stop};
 use crate::train::pool::Pool;
@@ -112,6 +112,7 @@ impl Engine {
     /// Leaves a job's generations for good. This thread is in none now, so saying it makes it so.
     fn stop(&mut self, stop: Stop) {
         let Stop { job, generation, park } = stop;
+        let _about = told::job(&job).entered();
         if park {
             self.park(&job);
         }
@@ -160,6 +161,9 @@ impl Engine {
     fn serve(&mut self, start: &Start) {
         let shared = Arc::clone(&self.shared);
         let (job, generation) = (start.job.id.clone(), start.generation);
+        let _about = told::generation(&job, generation, start.rank).entered();
+        let step = self.place(&job).map(|place| place.step);
+        tracing::info!(step, members = start.members.len(), "a generation begins");
         shared.pulse.enters(&job, generation);
         shared.pulse.moved(DevicePhase::Loading, None);
         let abort = shared.orders.enter(&job, generation);
@@ -217,6 +221,7 @@ impl Engine {
     /// Loads what a job needs before it is needed, and says so.
     fn warm(&mut self, warm: &Warm) {
         let job = warm.job.id.clone();
+        let _about = told::job(&job).entered();
         self.shared.pulse.moved(DevicePhase::Loading, None);
         let outcome = match self.ready(&warm.job, &warm.features, None) {
             Ok(()) => Ok(()),

@@ -130,11 +130,9 @@ fn begin(
         shared.outbox.put(FromWorker::Log { job: job.id.clone(), level, message });
     };
     if let Some(newest) = &start.resume {
-        let damaged = |key: &str, error: &Explained| {
-            log(LogLevel::Warn, format!("checkpoint {key} is skipped: {error}"));
-        };
+        let say = |message| log(LogLevel::Warn, message);
         let attempt = || {
-            let found = read::newest_state(&held.store, &job.id, newest, layout, damaged);
+            let found = read::newest_state(&held.store, &job.id, newest, layout, say);
             runtime.block_on(found).map_err(Failure::Store)
         };
         let failed = |error: &Explained| {

@@ -13,8 +13,13 @@ use ptv2_common::storage::Store;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tracing::Instrument;
+
+/// A checkpoint that is on its way for longer is late, and people are told, though nothing failed yet.
+const LATE: Duration = Duration::from_secs(5);
 
 /// States that wait to be written. A newer one takes the place of an older one of its kind, but for
 /// those of runs that have ended: their best and last states are all written, and first.
@@ -61,7 +66,8 @@ impl Keeper {
     /// Starts the task.
     pub(super) fn start(runtime: &Handle, shared: Arc<Shared>, beginning: Beginning) -> Self {
         let desk = Arc::new(Desk::default());
-        runtime.spawn(keep(Arc::clone(&desk), shared, beginning));
+        // It writes for the generation that it is started in.
+        runtime.spawn(keep(Arc::clone(&desk), shared, beginning).in_current_span());
         Self { desk }
     }
 
@@ -160,9 +166,8 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     let Beginning { store, job, layout, lineage, unwritten } = beginning;
     let mut pauses = Pauses::default();
     let writer = loop {
-        let begun =
-            Writer::begin(store.clone(), job.clone(), layout.clone(), lineage.clone()).await;
-        match begun {
+        let begun = Writer::begin(store.clone(), job.clone(), layout.clone(), lineage.clone());
+        match watched(begun, |late| tell(&shared, &job, &lineage, Err(late))).await {
             Ok(writer) => break writer,
             Err(error) => tell(&shared, &job, &lineage, Err(error)),
         }
@@ -175,6 +180,7 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         desk.again(state);
     }
     let report = |outcome| tell(&shared, &job, &lineage, outcome);
+    let late = |late| report(Err(late));
     pauses = Pauses::default();
     loop {
         shared.pulse.uploading(false);
@@ -183,9 +189,9 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         shared.pulse.uploading(true);
         let outcome = match task {
             Task::Closed => return shared.pulse.uploading(false),
-            Task::Regular(state) => writer.publish(&state, &[]).await,
+            Task::Regular(state) => watched(writer.publish(&state, &[]), late).await,
             Task::Due(state) => {
-                let outcome = writer.publish(&state, &[]).await;
+                let outcome = watched(writer.publish(&state, &[]), late).await;
                 if outcome.is_err() {
                     desk.again(state);
                 }
@@ -221,7 +227,7 @@ async fn write_last(
 ) -> Option<String> {
     let mut pauses = Pauses::default();
     loop {
-        match writer.publish(&last.state, &last.files).await {
+        match watched(writer.publish(&last.state, &last.files), |late| report(Err(late))).await {
             Ok(checkpoint) => {
                 let key = checkpoint.key.clone();
                 report(Ok(checkpoint));
@@ -235,6 +241,22 @@ async fn write_last(
         }
         tokio::time::sleep(pauses.next()).await;
     }
+}
+
+/// Waits for what is being written, and says so if it takes long.
+async fn watched<T>(writing: impl Future<Output = T>, late: impl FnOnce(Explained)) -> T {
+    let mut writing = std::pin::pin!(writing);
+    if let Ok(outcome) = tokio::time::timeout(LATE, &mut writing).await {
+        return outcome;
+    }
+    let seconds = LATE.as_secs();
+    late(
+        Explained::new(format!("it is on its way for {seconds} s, and the store has not taken it"))
+            .hint(
+                "see that the artifact store is reachable and has room; training goes on meanwhile",
+            ),
+    );
+    writing.await
 }
 
 /// The states of which the store has no checkpoint.
@@ -259,7 +281,7 @@ async fn sweep(writer: &Writer) {
     let keep = job.spec.checkpoint.keep;
     let swept = retention::sweep(writer.store(), &job.id, keep, clock::unix_ms()).await;
     if let Err(error) = swept {
-        tracing::warn!(job = %job.id, %error, "old checkpoints were not swept");
+        tracing::warn!(%error, "old checkpoints were not swept");
     }
 }
 

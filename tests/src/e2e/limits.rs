@@ -252,6 +252,7 @@ async fn log(target: &Target, id: &str, lines: usize) {
         reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
         slurm: None,
         visible_device: None,
+        launch: None,
         attached: None,
     };
     let say = |seq, message| {

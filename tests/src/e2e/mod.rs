@@ -1,6 +1,7 @@
 //! The real binaries, as people and schedulers use them.
 
 mod adapter;
+mod attack;
 mod backbones;
 mod bad_input;
 mod bad_moments;
@@ -14,6 +15,8 @@ mod half_speed;
 pub(crate) mod harness;
 mod hub;
 mod install;
+mod keeping;
+mod launcher;
 mod limits;
 mod methods;
 mod one_hash;
@@ -22,7 +25,9 @@ mod recipes;
 mod score;
 mod seeds;
 mod signals;
+mod stores;
 mod tasks;
 mod tls;
 mod tokens;
+mod units;
 mod wire;

@@ -8,7 +8,7 @@ use ptv2_common::manifest::{self, CheckpointManifest, Which, counts};
 pub(super) struct Listing {
     /// Every manifest with its key.
     pub(super) checkpoints: Vec<(String, CheckpointManifest)>,
-    /// Every generation that is known, with the step it started from.
+    /// Every generation whose start is known, with the step it started from.
     pub(super) starts: Vec<(Generation, u64)>,
 }
 

@@ -3,11 +3,12 @@
 use super::Driver;
 use crate::clock;
 use crate::coordinator::entries;
-use crate::coordinator::run::Event;
+use crate::coordinator::run::{Adopted, Event, Load, Standing, explain};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::job::JobRecord;
+use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 /// What the API asks. Each answer reflects everything that was decided before it.
@@ -24,10 +25,18 @@ pub enum Question {
     Cancel(JobId, oneshot::Sender<Option<JobStatus>>),
     /// Try a job again.
     Retry(JobId, oneshot::Sender<Option<JobStatus>>),
+    /// Take up a job that was found in a store of this location.
+    Adopt(Box<Adopted>, String, oneshot::Sender<Result<Option<JobStatus>, Explained>>),
+    /// What keeping the store needs to know of all jobs, or of one.
+    Standings(Option<JobId>, oneshot::Sender<BTreeMap<JobId, Standing>>),
     /// All workers.
     Workers(oneshot::Sender<Vec<WorkerStatus>>),
     /// Drain a worker; answers whether there is one of that id.
     Drain(WorkerId, oneshot::Sender<bool>),
+    /// How many workers the jobs could use, and who is there.
+    Load(oneshot::Sender<Load>),
+    /// Drain a worker, unless it has work.
+    LetGo(WorkerId, oneshot::Sender<bool>),
 }
 
 impl Driver {
@@ -41,14 +50,17 @@ impl Driver {
             // It was told meanwhile that nothing can be done now: then nothing must be done later.
             Question::Submit(_, reply) if reply.is_closed() => {}
             Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
-            Question::Drain(_, reply) if reply.is_closed() => {}
+            Question::Drain(_, reply) | Question::LetGo(_, reply) if reply.is_closed() => {}
+            Question::Adopt(_, _, reply) if reply.is_closed() => {}
             Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
                 let ids = self.cluster.matching(&text);
                 drop(reply.send(ids.iter().filter_map(|id| self.status(id)).collect()));
             }
             Question::Jobs(reply) => {
-                drop(reply.send(self.cluster.statuses(self.clock.elapsed())));
+                let jobs = self.cluster.statuses(self.clock.elapsed());
+                let launcher = self.launcher.borrow().clone();
+                drop(reply.send(jobs.into_iter().map(|job| explain(job, &launcher)).collect()));
             }
             Question::Record(job, reply) => {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
@@ -61,6 +73,20 @@ impl Driver {
                 self.order(Event::Retry(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
             }
+            Question::Adopt(job, from, reply) => {
+                let id = job.record.id.clone();
+                let answer = match self.check_queue() {
+                    Err(error) if !job.has_ended() => Err(error),
+                    Err(_) | Ok(()) => {
+                        self.order(Event::Adopted { job, from }).await?;
+                        Ok(self.status(&id))
+                    }
+                };
+                drop(reply.send(answer));
+            }
+            Question::Standings(only, reply) => {
+                drop(reply.send(self.cluster.standings(only.as_ref())));
+            }
             Question::Workers(reply) => {
                 drop(reply.send(self.cluster.workers(self.clock.elapsed())));
             }
@@ -69,12 +95,35 @@ impl Driver {
                 self.order(Event::Drain(worker)).await?;
                 let _ = reply.send(known);
             }
+            Question::Load(reply) => drop(reply.send(self.cluster.load())),
+            Question::LetGo(worker, reply) => {
+                let is_spare = self.cluster.is_spare(&worker);
+                if is_spare {
+                    self.order(Event::Drain(worker)).await?;
+                }
+                let _ = reply.send(is_spare);
+            }
         }
         Ok(())
     }
 
     /// Accepts a job, or nothing at all: one that the journal does not take was never there.
     async fn submit(&mut self, record: Box<JobRecord>) -> Result<JobStatus, Explained> {
+        self.check_queue()?;
+        let (job, before) = (record.id.clone(), self.cluster.clone());
+        let now = self.clock.elapsed();
+        let actions = self.cluster.apply(now, Event::Submitted(record));
+        let entries = entries::of_decision(&self.cluster, &actions, clock::millis(now), Vec::new());
+        if let Err(error) = self.journal.write(entries).await {
+            self.cluster = before;
+            return Err(error.hint("the job was not accepted: make room, then submit it again"));
+        }
+        self.changes.send_modify(|count| *count += 1);
+        self.act(actions);
+        self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
+    }
+
+    fn check_queue(&self) -> Result<(), Explained> {
         let limit = self.cluster.limits().queue_limit as usize;
         if self.cluster.waiting() >= limit {
             return Err(Explained::new(format!("{limit} jobs wait already"))
@@ -87,20 +136,11 @@ impl Driver {
                 .at("jobs_max")
                 .hint("raise `limits.jobs_max`, or start a coordinator with a state folder of its own"));
         }
-        let (job, before) = (record.id.clone(), self.cluster.clone());
-        let now = self.clock.elapsed();
-        let actions = self.cluster.apply(now, Event::Submitted(record));
-        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
-        if let Err(error) = self.journal.write(entries).await {
-            self.cluster = before;
-            return Err(error.hint("the job was not accepted: make room, then submit it again"));
-        }
-        self.changes.send_modify(|count| *count += 1);
-        self.act(actions);
-        self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
+        Ok(())
     }
 
     fn status(&self, job: &JobId) -> Option<JobStatus> {
-        self.cluster.status(self.clock.elapsed(), job)
+        let status = self.cluster.status(self.clock.elapsed(), job)?;
+        Some(explain(status, &self.launcher.borrow()))
     }
 }

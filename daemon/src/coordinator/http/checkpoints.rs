@@ -1,16 +1,17 @@
 //! Checkpoints of a job and their files.
 
 use super::problem::Refusal;
-use super::{Edge, Shared};
+use super::{Edge, Shared, range};
 use crate::checkpoint::read;
 use axum::Json;
-use axum::body::Body;
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
+use axum::http::header::RANGE;
+use axum::response::Response;
 use ptv2_common::api::{Checkpoint, CheckpointFiles};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{CheckpointManifest, Which, choose, data_key};
-use ptv2_common::storage;
 use serde::Deserialize;
 
 /// A job's checkpoints, oldest first.
@@ -79,22 +80,24 @@ pub(super) async fn chosen(
     Ok(found.swap_remove(place))
 }
 
-/// The bytes of a file, by its hash.
+/// The bytes of a file, by its hash: all of them, or those of a range (`bytes=FIRST-` or
+/// `bytes=FIRST-LAST`).
 #[utoipa::path(get, path = "/v1/jobs/{job}/data/{sha256}",
     params(("job" = String, Path), ("sha256" = String, Path)),
-    responses((status = 200, content_type = "application/octet-stream")))]
+    responses((status = 200, content_type = "application/octet-stream"),
+        (status = 206, content_type = "application/octet-stream"),
+        (status = 416, body = ptv2_common::api::Problem)),
+    security(("token" = ["read"])))]
 pub(super) async fn data(
     State(edge): State<Shared>,
     Path((job, sha256)): Path<(String, String)>,
-) -> Result<Body, Refusal> {
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
     let id = JobId(edge.find(job).await?.id);
     if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(Refusal::malformed(format!("`{sha256}` is no SHA-256 in hexadecimal")));
     }
+    let asked = headers.get(RANGE).and_then(|value| value.to_str().ok()).and_then(range::asked);
     let key = data_key(&id, &sha256);
-    let object = storage::get_stream(&edge.store, &key, 0).await;
-    let object = object.map_err(|error| {
-        Refusal::not_found(Explained::from_error(&error).at(key).hint("list the checkpoints again"))
-    })?;
-    Ok(Body::from_stream(object.parts))
+    range::answer(&edge.store, &key, asked).await
 }

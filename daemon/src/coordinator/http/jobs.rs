@@ -117,6 +117,7 @@ pub(super) async fn enter(
     edge: &Edge,
     record: Box<JobRecord>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
+    let _turn = edge.upkeep.turn().await;
     let accepted = edge.ask(|reply| Question::Submit(record, reply)).await?;
     Ok((StatusCode::CREATED, Json(accepted.map_err(Refusal::unavailable)?)))
 }
@@ -246,6 +247,7 @@ pub(super) async fn retry(
             .hint(hint);
         return Err(Refusal::conflict(error));
     }
+    let _turn = edge.upkeep.turn().await;
     let status = edge.ask(|reply| Question::Retry(id, reply)).await?;
     Ok(Json(status.unwrap_or(found)))
 }

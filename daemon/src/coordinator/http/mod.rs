@@ -6,19 +6,23 @@ mod auth;
 mod checkpoints;
 mod gate;
 mod jobs;
+mod launcher;
 mod metrics;
 mod openapi;
 mod origin;
 mod problem;
+mod range;
 mod routes;
 mod scores;
 mod session;
 mod streams;
+mod upkeep;
 mod version;
 mod workers;
 
 pub(super) use gate::{Gate, plain};
 pub use origin::Hosts;
+pub use upkeep::Upkeep;
 
 use super::accept::{HashCache, Roots};
 use super::audit::Audit;
@@ -31,10 +35,11 @@ use axum::Router;
 use axum::extract::State;
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What the handlers share.
@@ -59,10 +64,14 @@ pub struct Edge {
     pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
+    /// Workers that the coordinator starts itself.
+    pub launches: watch::Receiver<LauncherStatus>,
     /// Backbones that come from a hub.
     pub fetches: Fetches,
     /// Hashes of backbones' files.
     pub hashes: Arc<HashCache>,
+    /// Who keeps the store, one at a time.
+    pub upkeep: Upkeep,
     /// How often workers are given a sign of life.
     pub sign_of_life: Duration,
     /// Ends the streams.

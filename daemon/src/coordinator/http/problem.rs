@@ -32,9 +32,19 @@ impl Refusal {
         self.code
     }
 
+    /// What is told of it.
+    pub(super) fn into_error(self) -> Explained {
+        self.error
+    }
+
     /// The spec cannot be accepted as it is.
     pub(super) fn spec(error: Explained) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused_spec", error)
+    }
+
+    /// There is nothing at the range that is asked for.
+    pub(super) fn no_such_range(error: Explained) -> Self {
+        Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "no_such_range", error)
     }
 
     /// The request itself is malformed.

@@ -78,9 +78,9 @@ pub(super) async fn open(
 }
 
 async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
-    let text = match tokio::time::timeout(HELLO, socket.recv()).await {
-        Ok(Some(Ok(Message::Text(text)))) => text,
-        Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
+    let first = tokio::time::timeout(HELLO, socket.recv()).await;
+    let Ok(Some(Ok(Message::Text(text)))) = first else {
+        return close(socket, "no `hello` came").await;
     };
     if let Some(error) = version::foreign_hello(&text) {
         tracing::warn!(%error, "a worker is refused");

@@ -191,6 +191,7 @@ mod tests {
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
     use crate::coordinator::tokens::Tokens;
+    use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
@@ -225,8 +226,10 @@ mod tests {
         tokio::spawn(answer(journal.clone(), 3, questions));
         let folder_url = folder.path().join("store").display().to_string();
         let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
+        let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
-            doors: Doors { inputs, changes: changes.clone(), trouble },
+            upkeep: crate::coordinator::http::Upkeep::default(),
+            doors: Doors { inputs, changes: changes.clone(), trouble, staging },
             clock: Steady::start(Duration::ZERO),
             tokens: Tokens::open(folder.path(), &journal, 0).await.unwrap(),
             audit: Audit::open(&journal).await.unwrap(),
@@ -236,6 +239,7 @@ mod tests {
             hosts: Hosts::default(),
             gate: Gate::new(&HttpConfig::default()),
             roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
+            launches: watch::channel(LauncherStatus::default()).1,
             fetches: Fetches::new(HubConfig::default()),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),

@@ -1,6 +1,6 @@
 //! What can happen, and what is done about it.
 
-use super::Fact;
+use super::{Adopted, Fact};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
 use ptv2_common::job::JobRecord;
@@ -12,6 +12,13 @@ use ptv2_common::session::{FromWorker, Hello, ToWorker};
 pub enum Event {
     /// A checked job was accepted.
     Submitted(Box<JobRecord>),
+    /// A job was found in a store, whose location is told to people.
+    Adopted {
+        /// The job.
+        job: Box<Adopted>,
+        /// The store.
+        from: String,
+    },
     /// A job's features are in the store.
     Staged {
         /// The job.

@@ -35,6 +35,18 @@ pub struct Adopted {
     pub end: Option<End>,
 }
 
+impl Adopted {
+    /// Whether nothing is left to do of it, unless someone wants it tried again.
+    pub fn has_ended(&self) -> bool {
+        self.is_done() || self.end.is_some()
+    }
+
+    /// Whether all its steps are done.
+    pub fn is_done(&self) -> bool {
+        self.checkpoint.ends_job || self.checkpoint.step >= self.record.plan.total_steps
+    }
+}
+
 /// One line of the journal. A coordinator's jobs are the sum of its facts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
@@ -248,6 +260,7 @@ impl Job {
         fingerprint: &Fingerprint,
     ) {
         self.generation = generation;
+        self.serve(members);
         self.fingerprint = Some(fingerprint.clone());
         if self.first_started_at.is_none() {
             self.first_started_at = Some(now);
@@ -281,7 +294,7 @@ impl Job {
             self.runs.clone_from(&adopted.runs);
         }
         self.checkpoint = Some(checkpoint.clone());
-        if checkpoint.ends_job || checkpoint.step >= self.record.plan.total_steps {
+        if adopted.is_done() {
             self.tuned_sha256 = Some(checkpoint.tuned_sha256.clone());
             self.enter(now, Phase::Succeeded);
         } else if let Some(end) = &adopted.end {

@@ -29,6 +29,8 @@ pub(super) struct Job {
     pub(super) rows_per_s: Option<f64>,
     pub(super) best: Option<BestMetric>,
     pub(super) last: Option<BestMetric>,
+    /// Members of its groups, former ones among them.
+    pub(super) served: BTreeSet<WorkerId>,
     /// By seed, in the order of training.
     pub(super) runs: Vec<RunStatus>,
     pub(super) checkpoint: Option<Checkpoint>,
@@ -122,6 +124,7 @@ impl Job {
             rows_per_s: None,
             best: None,
             last: None,
+            served: BTreeSet::new(),
             checkpoint: None,
             reported: 0,
             storage: None,

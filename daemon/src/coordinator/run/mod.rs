@@ -7,19 +7,26 @@ mod events;
 mod facts;
 mod groups;
 mod job;
+mod launches;
 mod limits;
+mod load;
 mod members;
 mod reports;
 mod schedule;
 #[cfg(test)]
 mod simulation;
+mod strangers;
 #[cfg(test)]
 pub(crate) mod tests;
+mod upkeep;
 mod view;
 
 pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
+pub use launches::explain;
 pub use limits::Limits;
+pub use load::{Hand, Load, Use};
+pub use upkeep::Standing;
 
 use groups::Stopping;
 use job::{Group, Job, MemberState, Phase, Waiting};
@@ -117,6 +124,7 @@ impl Cluster {
         let mut actions = Vec::new();
         match event {
             Event::Submitted(record) => self.submitted(now, *record, &mut actions),
+            Event::Adopted { job, from } => self.adopted(now, job, &from, &mut actions),
             Event::Staged { job, features, majority_class, staged_s, truncated } => {
                 let fact = Fact::Staged { job, features, majority_class, staged_s };
                 self.staged(now, fact, &truncated, &mut actions);
@@ -243,6 +251,12 @@ impl Cluster {
     /// was sent back to the queue.
     pub fn is_newest(&self, id: &JobId, generation: Generation) -> bool {
         self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
+    }
+
+    /// The generation and the step that a job has come to, for the log.
+    pub fn reached(&self, id: &JobId) -> (Option<u64>, Option<u64>) {
+        let job = self.jobs.get(id);
+        (job.map(|job| job.generation.0), job.map(|job| job.step))
     }
 
     /// The limits in effect.

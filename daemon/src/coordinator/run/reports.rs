@@ -24,6 +24,10 @@ impl Cluster {
     ) {
         let Some(worker) = self.workers.get_mut(id) else { return };
         worker.last_heard = now;
+        if !self.may_say(id, &message) {
+            return;
+        }
+        let Some(worker) = self.workers.get_mut(id) else { return };
         match message {
             FromWorker::Hello(_) => {}
             FromWorker::Log { job, level, message } => match level {
@@ -291,7 +295,7 @@ impl Cluster {
         actions: &mut Vec<Action>,
     ) {
         let host = self.workers.get(id).map_or("", |worker| worker.hello.host.as_str()).to_owned();
-        for job in jobs {
+        for job in jobs.iter().filter(|job| self.has_served(id, job)).collect::<Vec<_>>() {
             let message = format!("its result is in doubt: worker {id} ({host}): {error}");
             self.warn(job, message, actions);
         }

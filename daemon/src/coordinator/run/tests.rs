@@ -8,6 +8,7 @@ use ptv2_common::session::{
 use ptv2_common::spec::JobSpec;
 
 mod elastic;
+mod strangers;
 mod warnings;
 
 pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
@@ -220,6 +221,7 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        launch: None,
         slurm: None,
         visible_device: None,
         attached: None,

@@ -2,6 +2,8 @@
 //! the hash of all that they depend on. A second job on the same data finds them there.
 
 #[cfg(test)]
+mod proptests;
+#[cfg(test)]
 mod tests;
 mod tokenize;
 
@@ -271,7 +273,7 @@ async fn make(store: &Store, hash: &str, inputs: Inputs) -> Result<Manifest, Exp
 }
 
 async fn put(store: &Store, Made { chunk, bytes }: Made) -> Result<(), Explained> {
-    let put = storage::put_create(store, &chunk.key, bytes).await;
+    let put = storage::put_content(store, &chunk.key, bytes).await;
     match put.map_err(|error| store_failed(&error, &chunk.key))? {
         Put::Created => Ok(()),
         // Left by a staging that was cut off: the same inputs give the same bytes.

@@ -1,0 +1,61 @@
+//! The table of attacks: what came back, what it cost, what others noticed.
+
+use super::probe::{Seen, Watch};
+use super::{GROWTH_MAX, Target};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// Others are answered within this time, whatever goes on.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// An attack that lasts so long must not stop a job: it goes on by a step at least.
+const LONG: Duration = Duration::from_secs(2);
+
+/// Rows of the table.
+#[derive(Default)]
+pub(crate) struct Table {
+    rows: Vec<(String, String, Seen)>,
+}
+
+impl Table {
+    /// Makes an attack, looks on, and holds what was seen to the bounds.
+    pub(super) fn during(&mut self, name: &str, target: &Target, attack: impl FnOnce() -> String) {
+        let watch = Watch::begin(target);
+        let back = attack();
+        let seen = watch.end();
+        println!("{}", line(name, &back, &seen));
+        assert!(seen.growth < GROWTH_MAX, "{name}: {} KiB more", seen.growth >> 10);
+        let longest = seen.health[0].max(seen.status[0]);
+        assert!(longest < ANSWER_MAX, "{name}: others waited for {longest:?}");
+        assert!(
+            seen.time < LONG || seen.steps_per_s > 0.0,
+            "{name}: the job stood still: {seen:?}"
+        );
+        self.rows.push((name.to_owned(), back, seen));
+    }
+
+    /// The table in Markdown.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::from(
+            "| attack | what came back | memory | time | /healthz p99, max | status p99, max | \
+             steps/s |\n|---|---|---|---|---|---|---|\n",
+        );
+        for (name, back, seen) in &self.rows {
+            writeln!(text, "{}", line(name, back, seen)).unwrap();
+        }
+        text
+    }
+}
+
+fn line(name: &str, back: &str, seen: &Seen) -> String {
+    let ms = |[longest, most]: [Duration; 2]| {
+        format!("{:.0}, {:.0} ms", most.as_secs_f64() * 1e3, longest.as_secs_f64() * 1e3)
+    };
+    format!(
+        "| {name} | {back} | {:.1} MiB | {:.1} s | {} | {} | {:.0} |",
+        seen.growth as f64 / f64::from(1 << 20),
+        seen.time.as_secs_f64(),
+        ms(seen.health),
+        ms(seen.status),
+        seen.steps_per_s
+    )
+}
