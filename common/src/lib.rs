@@ -13,6 +13,7 @@ pub mod ids;
 pub mod job;
 pub mod launch;
 pub mod manifest;
+pub mod names;
 pub mod place;
 pub mod plan;
 #[cfg(test)]

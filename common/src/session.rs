@@ -254,6 +254,10 @@ pub enum LeaveReason {
 
 /// From a worker to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a connection, and no other is kept by the thousand"
+)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromWorker {
     /// First message.

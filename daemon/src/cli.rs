@@ -103,6 +103,8 @@ struct WorkerArgs {
     drain_grace: Option<Duration>,
     #[command(flatten)]
     hub: fetch::HubArgs,
+    #[command(flatten)]
+    inputs: fetch::InputsArgs,
     /// Write what the worker is doing into this file
     #[arg(long, value_name = "FILE", hide = true)]
     pulse_file: Option<PathBuf>,
@@ -296,6 +298,7 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
         hub: args.hub.config()?,
+        inputs: args.inputs.config()?,
         waits: Waits::default(),
         orphan_limit: args.orphan_limit,
         drain_grace: args.drain_grace.unwrap_or(drain_grace),

@@ -1,9 +1,12 @@
 //! The coordinator's configuration.
 
 use super::{
-    DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, LauncherConfig, StorageConfig, TlsConfig,
+    DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, InputsConfig, LauncherConfig,
+    StorageConfig, TlsConfig,
 };
 use crate::coordinator::run::Limits;
+use crate::inputs::address::is_url;
+use crate::inputs::{StoreUrl, hosts};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
@@ -29,8 +32,10 @@ pub struct CoordinatorConfig {
     pub store: Option<String>,
     /// How a store in a cloud is spoken to.
     pub storage: StorageConfig,
-    /// Folders that jobs may read data, backbones and adapters from.
+    /// Folders, and URLs of places in stores, that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
+    /// Where inputs that lie in stores are kept on disk.
+    pub inputs: InputsConfig,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
     /// How workers are started, where the coordinator does that.
@@ -53,6 +58,7 @@ impl Default for CoordinatorConfig {
             store: None,
             storage: StorageConfig::default(),
             roots: Vec::new(),
+            inputs: InputsConfig::default(),
             hub: HubConfig::default(),
             launcher: LauncherConfig::default(),
             tls: TlsConfig::default(),
@@ -72,6 +78,8 @@ impl CoordinatorConfig {
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
+        self.inputs.check()?;
+        self.check_urls()?;
         self.tls.check()?;
         self.http.check()?;
         self.launcher.check(self.listen, self.tls.certificate.is_some())?;
@@ -90,6 +98,20 @@ impl CoordinatorConfig {
     /// Whether other machines reach it, and nothing that is said there is encrypted.
     pub fn is_open_to_others(&self) -> bool {
         !self.listen.ip().is_loopback() && !self.tls.is_on()
+    }
+
+    /// Refuses hosts that hand out credentials, and roots that are no places of stores.
+    fn check_urls(&self) -> Result<(), Explained> {
+        let configured = [
+            ("hub.endpoint", self.hub.endpoint.as_ref()),
+            ("storage.endpoint", self.storage.endpoint.as_ref()),
+            ("store", self.store.as_ref()),
+        ];
+        for (key, url) in configured {
+            url.map_or(Ok(()), |url| hosts::check_url(key, url))?;
+        }
+        let urls = self.roots.iter().filter_map(|root| root.to_str().filter(|text| is_url(text)));
+        urls.map(StoreUrl::parse).try_for_each(|root| root.map(drop).map_err(|e| e.at("roots")))
     }
 
     /// The artifact store in effect.

@@ -11,8 +11,9 @@ pub use questions::Question;
 
 use super::journal::{Entry, Journal};
 use super::run::{Action, Cluster, Event};
-use super::{chores, entries, staging};
+use super::{chores, entries, inputs, staging};
 use crate::clock::{self, Steady};
+use crate::inputs::Mirror;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::launch::LauncherStatus;
@@ -80,6 +81,7 @@ pub struct Driver {
     journal: Journal,
     store: Store,
     store_address: StoreAddress,
+    mirror: Arc<Mirror>,
     inputs: mpsc::Receiver<Input>,
     results: mpsc::Sender<Input>,
     connections: BTreeMap<WorkerId, Connection>,
@@ -130,6 +132,8 @@ pub struct Beginning {
     pub store_address: StoreAddress,
     /// Workers that are on their way, for people.
     pub launcher: watch::Receiver<LauncherStatus>,
+    /// What was fetched of other stores.
+    pub mirror: Arc<Mirror>,
 }
 
 /// The ways into a driver.
@@ -161,6 +165,7 @@ impl Driver {
             store,
             store_address,
             launcher,
+            mirror,
         } = beginning;
         let driver = Self {
             cluster,
@@ -168,6 +173,7 @@ impl Driver {
             journal,
             store,
             store_address,
+            mirror,
             inputs,
             results: sender.clone(),
             connections: BTreeMap::new(),
@@ -380,11 +386,16 @@ impl Driver {
     fn stage(&self, job: &JobId) {
         let Some(record) = self.cluster.record_of(job).cloned() else { return };
         let (store, results) = (self.store.clone(), self.results.clone());
-        let turns = Arc::clone(&self.staging);
+        let (turns, mirror) = (Arc::clone(&self.staging), Arc::clone(&self.mirror));
+        let needed = self.needed();
         tokio::spawn(async move {
             let _turn = turns.acquire_owned().await;
             let (job, began) = (record.id.clone(), clock::now());
-            let event = match staging::stage(&store, &record).await {
+            let staged = async {
+                let local = inputs::localized(&mirror, &record, &needed).await?;
+                staging::stage(&store, &local).await
+            };
+            let event = match staged.await {
                 Ok(staged) => Event::Staged {
                     truncated: staged.truncated.into_iter().collect(),
                     job,

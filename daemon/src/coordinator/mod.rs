@@ -11,6 +11,7 @@ pub mod fetches;
 pub mod gc;
 pub mod http;
 pub mod idempotency;
+pub mod inputs;
 pub mod journal;
 pub mod launcher;
 pub mod leave;

@@ -14,6 +14,7 @@ use super::run::{Cluster, Fact, Recorded};
 use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
+use crate::inputs::{Mirror, hosts};
 use ptv2_common::error::Explained;
 use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::Store;
@@ -50,12 +51,16 @@ impl Coordinator {
         shutdown: &CancellationToken,
     ) -> Result<Self, Explained> {
         config.check()?;
-        let roots = Arc::new(roots(&config.roots)?);
+        let roots = Arc::new(Roots::of(&config.roots)?);
+        check_hosts(config).await?;
         let state = config.state.clone();
         let (lock, listener) = take_and_listen(&state, config).await?;
         let listener = Listener::new(listener, config, &state)?;
         let store_address = config.store_address()?;
         let store = store_address.open()?;
+        let cache = config.inputs.cache.clone().unwrap_or_else(|| state.join("inputs"));
+        let mirror = Mirror::open(&cache, &config.inputs, store_address.clone())?;
+        let mirror = Arc::new(mirror);
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
@@ -75,6 +80,7 @@ impl Coordinator {
             store: store.clone(),
             store_address: store_address.clone(),
             launcher: launches.subscribe(),
+            mirror: Arc::clone(&mirror),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
         let (inputs, stop) = (doors.inputs.clone(), shutdown.clone());
@@ -93,7 +99,7 @@ impl Coordinator {
             gate: Gate::new(&config.http),
             roots,
             launches: seen_launches,
-            fetches: Fetches::new(config.hub.clone()),
+            fetches: Fetches::new(config.hub.clone(), mirror),
             hashes,
             upkeep: Upkeep::default(),
             sign_of_life,
@@ -166,17 +172,16 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     Ok(adopted.into_iter().map(|job| (at, Fact::Adopted(Box::new(job)))).collect())
 }
 
-/// The allowed roots as real paths.
-fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
-    let real = |folder: &PathBuf| {
-        folder.canonicalize().map_err(|error| {
-            Explained::new(format!("an allowed root cannot be read: {error}"))
-                .at(folder.display().to_string())
-                .hint("name a folder that exists, in `roots` or by --allow")
-        })
-    };
-    let allowed = folders.iter().map(real).collect::<Result<_, _>>()?;
-    Ok(Roots { allowed, fetched: None })
+/// Refuses hosts that hand out credentials, by what their names stand for now.
+async fn check_hosts(config: &CoordinatorConfig) -> Result<(), Explained> {
+    let configured =
+        [("hub.endpoint", &config.hub.endpoint), ("storage.endpoint", &config.storage.endpoint)];
+    for (key, url) in configured {
+        if let Some(url) = url {
+            hosts::check_resolved(key, url).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.

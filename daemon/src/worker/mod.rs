@@ -13,6 +13,7 @@ mod fingerprint;
 mod generation;
 mod health;
 mod held;
+mod inputs;
 mod join;
 mod keeper;
 mod orders;

@@ -14,6 +14,7 @@ mod elastic;
 mod half_speed;
 pub(crate) mod harness;
 mod hub;
+mod inputs;
 mod install;
 mod keeping;
 mod launcher;

@@ -2,13 +2,13 @@
 
 use super::Driver;
 use crate::clock;
-use crate::coordinator::entries;
 use crate::coordinator::run::{Adopted, Event, Load, Standing, explain};
+use crate::coordinator::{entries, inputs};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 /// What the API asks. Each answer reflects everything that was decided before it.
@@ -25,6 +25,8 @@ pub enum Question {
     Cancel(JobId, oneshot::Sender<Option<JobStatus>>),
     /// Try a job again.
     Retry(JobId, oneshot::Sender<Option<JobStatus>>),
+    /// The views of the cache of inputs that jobs need which have not ended.
+    Needed(oneshot::Sender<BTreeSet<String>>),
     /// Take up a job that was found in a store of this location.
     Adopt(Box<Adopted>, String, oneshot::Sender<Result<Option<JobStatus>, Explained>>),
     /// What keeping the store needs to know of all jobs, or of one.
@@ -65,6 +67,7 @@ impl Driver {
             Question::Record(job, reply) => {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
             }
+            Question::Needed(reply) => drop(reply.send(self.needed())),
             Question::Cancel(job, reply) => {
                 self.order(Event::Cancel(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
@@ -121,6 +124,11 @@ impl Driver {
         self.changes.send_modify(|count| *count += 1);
         self.act(actions);
         self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
+    }
+
+    /// The views of the cache of inputs that jobs need which have not ended.
+    pub(super) fn needed(&self) -> BTreeSet<String> {
+        self.cluster.unfinished().flat_map(inputs::needed_by).collect()
     }
 
     fn check_queue(&self) -> Result<(), Explained> {

@@ -234,6 +234,11 @@ impl Cluster {
         self.jobs.get(id).map(|job| &job.record)
     }
 
+    /// Records of jobs that have not ended.
+    pub fn unfinished(&self) -> impl Iterator<Item = &JobRecord> {
+        self.jobs.values().filter(|job| !job.is_final()).map(|job| &job.record)
+    }
+
     /// How many jobs there are, ended ones among them.
     pub fn remembered(&self) -> usize {
         self.jobs.len()
