@@ -8,6 +8,7 @@ use ptv2_common::api::{
     Checkpoint, Event, JobStatus, LogLine, MetricsRow, Reason, RunStatus, Spread, Summary,
     WorkerStatus,
 };
+use ptv2_common::launch::{LaunchStatus, LaunchTrouble, LauncherStatus};
 use ptv2_common::manifest::BestMetric;
 use ptv2_common::plan::Plan;
 use ptv2_common::text::escaped;
@@ -156,6 +157,28 @@ pub(crate) fn workers(workers: &[WorkerStatus]) -> String {
     table(&head, rows.collect())
 }
 
+/// Workers that are started and not there yet, and what keeps more from being started; nothing where there is
+/// nothing to tell.
+pub(crate) fn launches(launcher: &LauncherStatus) -> Option<String> {
+    let coming: Vec<&LaunchStatus> =
+        launcher.launches.iter().filter(|launch| launch.is_coming()).collect();
+    let trouble =
+        launcher.trouble.as_ref().map(|LaunchTrouble { failures, error, again_unix_ms }| {
+            let again = time(*again_unix_ms);
+            format!(
+                "workers cannot be started ({failures} in a row): {error}\n  again from {again}"
+            )
+        });
+    let rows = coming.iter().map(|launch| {
+        let (id, since) = (launch.id.clone(), time(launch.since_unix_ms));
+        vec![id, or_dash(launch.slurm_job.as_ref()), launch.to_string(), since]
+    });
+    let head = ["launch", "slurm job", "on its way", "since"];
+    let coming = (!coming.is_empty()).then(|| table(&head, rows.collect()));
+    let parts: Vec<String> = coming.into_iter().chain(trouble).collect();
+    (!parts.is_empty()).then(|| parts.join("\n"))
+}
+
 /// An event on one line.
 pub(crate) fn event(event: &Event) -> String {
     let [kind, message] = [&event.kind, &event.message].map(|text| escaped(text));
@@ -196,7 +219,7 @@ pub(crate) fn tokens(tokens: &[TokenStatus], now_unix_ms: u64) -> String {
 /// A token on one line, without the token itself.
 pub(crate) fn token_line(token: &TokenStatus) -> String {
     let until = token.expires_unix_ms.map(|at| format!(", until {}", time(at)));
-    let uses = token.uses_left.map(|uses| format!(", for {uses} workers"));
+    let uses = token.uses_left.map(|uses| format!(", workers that may join: {uses}"));
     let (until, uses) = (until.unwrap_or_default(), uses.unwrap_or_default());
     format!("token {} of {}, scope {}{until}{uses}", token.id, token.name, token.scope)
 }
@@ -329,6 +352,7 @@ mod tests {
     use crate::progress::tests::job as waiting_job;
     use ptv2_common::api::{EvaluationMetrics, JobState};
     use ptv2_common::error::Explained;
+    use ptv2_common::launch::LaunchStage;
 
     #[test]
     fn a_failed_job_says_what_can_be_done() {
@@ -388,8 +412,8 @@ mod tests {
             revoked_unix_ms: None,
             uses_left: Some(2),
         };
-        let line =
-            "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z, for 2 workers";
+        let line = "token 12ab34cd of node-7, scope worker, until 1970-01-01T00:00:01Z";
+        let line = format!("{line}, workers that may join: 2");
         assert_eq!(token_line(&token), line);
         for (now, uses, expected) in [(0, 2, "good"), (0, 0, "used up"), (1000, 2, "expired")] {
             let token = TokenStatus { uses_left: Some(uses), ..token.clone() };
@@ -402,6 +426,22 @@ mod tests {
         for (age_s, expected) in [(0, "0s"), (61, "1m"), (7300, "2h"), (200_000, "2d")] {
             assert_eq!(age(age_s), expected);
         }
+    }
+
+    #[test]
+    fn workers_that_are_to_come_stand_below_those_that_are_there() {
+        let mut launcher = LauncherStatus::default();
+        assert_eq!(launches(&launcher), None);
+        let stage = LaunchStage::Pending { state: "PENDING".into(), reason: "Resources".into() };
+        let slurm_job = Some("123".to_owned());
+        launcher.launches =
+            vec![LaunchStatus { id: "l1".into(), slurm_job, stage, since_unix_ms: 0 }];
+        let text = launches(&launcher).unwrap();
+        assert!(text.contains("Slurm job 123: PENDING (Resources)"), "{text}");
+        let error = Explained::new("`sbatch` refuses: no such partition");
+        launcher.trouble = Some(LaunchTrouble { failures: 2, error, again_unix_ms: 0 });
+        let text = launches(&launcher).unwrap();
+        assert!(text.contains("(2 in a row): `sbatch` refuses: no such partition"), "{text}");
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | `POST /v1/recover` ([`crate::upkeep::RecoverRequest`]) | [`crate::upkeep::RecoverReport`] |
 //! | `GET /v1/workers` | list of [`WorkerStatus`] |
 //! | `POST /v1/workers/{worker}/drain` | 202 |
+//! | `GET /v1/launcher` | [`crate::launch::LauncherStatus`] |
 //! | `GET /v1/session` (WebSocket, worker token) | see [`crate::session`] |
 //! | `/v1/tokens`, `/v1/audit` | see [`crate::access`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` (no token), `GET /metrics` | |
@@ -29,6 +30,7 @@
 
 use crate::error::Explained;
 use crate::job::Score;
+use crate::launch::{LaunchStatus, LaunchTrouble};
 use crate::manifest::{BestMetric, CheckpointManifest, FileEntry};
 use crate::place::{DevicePhase, Place};
 use crate::plan::Plan;
@@ -148,6 +150,16 @@ pub enum Reason {
         free: u32,
         /// What the job asks for at least.
         needed: u32,
+    },
+    /// It needs workers that the coordinator starts itself, and which are not there yet.
+    AwaitingLaunches {
+        /// What the job asks for at least.
+        needed: u32,
+        /// Workers that are on their way, the oldest first.
+        launches: Vec<LaunchStatus>,
+        /// What keeps the coordinator from starting some, while something does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        trouble: Option<LaunchTrouble>,
     },
     /// Jobs of higher priority, or older ones, go first.
     BehindOthers {
@@ -543,6 +555,9 @@ pub struct WorkerStatus {
     pub backbone_loads: u64,
     /// ptv2's version.
     pub version: String,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
 }
 
 #[cfg(test)]

@@ -33,6 +33,9 @@ pub struct JobRecord {
     /// SHA-256 of the values' file of `init.adapter`, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init_sha256: Option<String>,
+    /// What was fetched of stores, by the key that names the place.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mirrored: BTreeMap<String, MirroredFiles>,
     /// What a job scores that trains nothing. Absent from a job that trains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Score>,
@@ -49,10 +52,21 @@ pub struct JobRecord {
     pub best_metric: String,
 }
 
+/// Files of a place in a store, as they were at submit: who does not have them fetches those very ones.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirroredFiles {
+    /// The place's URL.
+    pub url: String,
+    /// Where the coordinator has them.
+    pub folder: String,
+    /// SHA-256 of each file, by its name below the place.
+    pub files: BTreeMap<String, String>,
+}
+
 impl PinnedBackbone {
     /// What a job's `backbone.path` says of it.
     pub fn path(&self) -> &str {
-        self.hub.as_deref().unwrap_or(&self.directory)
+        self.hub.as_deref().or(self.url.as_deref()).unwrap_or(&self.directory)
     }
 }
 
@@ -93,6 +107,10 @@ pub struct PinnedBackbone {
     /// directory fetches it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<String>,
+    /// The URL of the store that it was fetched from: a worker that does not see the directory fetches it
+    /// into its own cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// SHA-256 of `config.json`.
     pub config_sha256: String,
     /// SHA-256 of `model.safetensors`; of weights in several files, that of [`Self::shards`] as

@@ -2,7 +2,7 @@
 //!
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
-//! and [`place`] (coordinator and worker), [`api`] and [`access`] (client and coordinator), [`manifest`]
+//! and [`place`] (coordinator and worker), [`api`], [`launch`] and [`access`] (client and coordinator), [`manifest`]
 //! (checkpoints), [`tls`] (who trusts whom), [`slurm`] (where a process stands in Slurm).
 
 pub mod access;
@@ -11,7 +11,9 @@ pub mod error;
 pub mod hub;
 pub mod ids;
 pub mod job;
+pub mod launch;
 pub mod manifest;
+pub mod names;
 pub mod place;
 pub mod plan;
 #[cfg(test)]

@@ -49,6 +49,7 @@ fn record() -> JobRecord {
         backbone: PinnedBackbone {
             directory: "/m".into(),
             hub: None,
+            url: None,
             config_sha256: "00".repeat(32),
             weights_sha256: "00".repeat(32),
             shards: BTreeMap::new(),
@@ -60,6 +61,7 @@ fn record() -> JobRecord {
         },
         data_sha256: BTreeMap::from([("train".into(), "00".repeat(32))]),
         init_sha256: None,
+        mirrored: BTreeMap::new(),
         score: None,
         own_task: None,
         plan: Plan {
@@ -154,10 +156,12 @@ fn to_workers() -> Vec<Value> {
 #[test]
 fn the_messages_that_are_changed_below_are_valid() {
     for message in from_workers() {
-        serde_json::from_value::<Envelope>(message.clone()).expect(&message.to_string());
+        serde_json::from_value::<Envelope>(message.clone())
+            .unwrap_or_else(|error| panic!("{message}: {error}"));
     }
     for message in to_workers() {
-        serde_json::from_value::<ToWorker>(message.clone()).expect(&message.to_string());
+        serde_json::from_value::<ToWorker>(message.clone())
+            .unwrap_or_else(|error| panic!("{message}: {error}"));
     }
     serde_json::from_value::<CheckpointManifest>(manifest()).unwrap();
 }

@@ -71,6 +71,9 @@ pub struct Hello {
     pub threads: u32,
     /// Where other workers reach its reduction listener.
     pub reduce_address: SocketAddr,
+    /// What it was launched as, where the coordinator started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launch: Option<String>,
     /// Where it stands in Slurm, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slurm: Option<Placement>,
@@ -251,6 +254,10 @@ pub enum LeaveReason {
 
 /// From a worker to the coordinator.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a connection, and no other is kept by the thousand"
+)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FromWorker {
     /// First message.

@@ -12,7 +12,6 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use check::is_name;
 pub use example::commented;
 pub use keys::{is_key, wants_text};
 pub use read::merge;

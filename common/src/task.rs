@@ -10,7 +10,7 @@ mod tests;
 pub use template::Template;
 
 use crate::error::Explained;
-use crate::spec::is_name;
+use crate::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::{Component, Path};
@@ -130,6 +130,15 @@ impl OwnTask {
         named.clone().unwrap_or_else(|| format!("{split}.jsonl"))
     }
 
+    /// The files of a split, of which the first that there is will be read.
+    pub fn candidates(&self, split: &str) -> Vec<String> {
+        let named = self.file(split);
+        let table = format!("{split}.csv");
+        let is_settled =
+            named != format!("{split}.jsonl") || !matches!(split, "train" | "val" | "test");
+        if is_settled { vec![named] } else { vec![named, table] }
+    }
+
     /// Settles, for the files that are not named, which there are in the folder of the data.
     pub fn settle_files(&mut self, folder: &Path) {
         let Files { train, val, test } = &mut self.files;
@@ -152,7 +161,7 @@ impl OwnTask {
 
     /// The place of an error is the key until the caller knows its line.
     fn check(&self) -> Result<(), Explained> {
-        refuse_unless(is_name(&self.name), "name", &self.name, "1 to 128 of a-z 0-9 . _ -")?;
+        refuse_unless(names::is_name(&self.name), "name", &self.name, names::PATTERN)?;
         let mut columns = 0;
         for (key, text) in self.texts() {
             let template = Template::parse(text).map_err(|why| {
@@ -177,7 +186,8 @@ impl OwnTask {
             let mut parts = path.components();
             let is_alone =
                 matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
-            let is_file = is_alone && matches!(ending, Some("jsonl" | "csv"));
+            let is_plain = file.len() <= 255 && !file.contains(['\\', '/', '\0', '\n', '\r']);
+            let is_file = is_alone && is_plain && matches!(ending, Some("jsonl" | "csv"));
             refuse_unless(
                 is_file,
                 "files",

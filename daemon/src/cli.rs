@@ -2,6 +2,7 @@
 
 mod config;
 mod fetch;
+mod log;
 
 use crate::collective::tcp::Waits;
 use crate::config::WorkerConfig;
@@ -102,9 +103,14 @@ struct WorkerArgs {
     drain_grace: Option<Duration>,
     #[command(flatten)]
     hub: fetch::HubArgs,
+    #[command(flatten)]
+    inputs: fetch::InputsArgs,
     /// Write what the worker is doing into this file
     #[arg(long, value_name = "FILE", hide = true)]
     pulse_file: Option<PathBuf>,
+    /// What the coordinator launched this worker as
+    #[arg(long, env = ptv2_common::launch::LAUNCH_VARIABLE, value_name = "ID", hide = true)]
+    launch: Option<String>,
     /// End when standard input does
     #[arg(long, hide = true)]
     exit_with_parent: bool,
@@ -175,7 +181,7 @@ fn start_log(cli: &Cli) -> Result<(), Explained> {
         .with_ansi(colors);
     match cli.log_format {
         LogFormat::Text => log.with_target(false).fmt_fields(crate::log::fields()).init(),
-        LogFormat::Json => log.json().init(),
+        LogFormat::Json => log.json().event_format(log::Flat).init(),
     }
     Ok(())
 }
@@ -292,10 +298,12 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
         hub: args.hub.config()?,
+        inputs: args.inputs.config()?,
         waits: Waits::default(),
         orphan_limit: args.orphan_limit,
         drain_grace: args.drain_grace.unwrap_or(drain_grace),
         pulse_file: args.pulse_file,
+        launch: args.launch,
         exit_with_parent: args.exit_with_parent,
     })
 }

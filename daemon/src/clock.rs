@@ -15,6 +15,12 @@ pub fn unix_ms() -> u64 {
     millis(since)
 }
 
+/// The wall clock, for the times of files.
+#[expect(clippy::disallowed_methods, reason = "this is the edge that reads the clock")]
+pub fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
 /// A duration in whole milliseconds.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

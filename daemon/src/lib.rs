@@ -14,6 +14,7 @@ pub mod device;
 mod faults;
 pub mod features;
 pub mod hub;
+pub mod inputs;
 pub mod local;
 pub mod log;
 pub mod numerics;

@@ -57,21 +57,24 @@ pub async fn run(
     result
 }
 
+/// How a worker is started as a child of this process.
 #[derive(Clone)]
-struct WorkerProcess {
-    program: PathBuf,
-    coordinator: String,
+pub(crate) struct WorkerProcess {
+    pub(crate) program: PathBuf,
+    pub(crate) coordinator: String,
     /// The coordinator's own authority.
-    ca_file: Option<PathBuf>,
-    token_file: PathBuf,
-    threads: u32,
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) token_file: PathBuf,
+    pub(crate) threads: u32,
     /// Where backbones are fetched from.
-    hub: Vec<OsString>,
+    pub(crate) hub: Vec<OsString>,
 }
 
 impl WorkerProcess {
-    fn start(&self) -> std::io::Result<Child> {
-        Command::new(Path::new(&self.program))
+    /// The command that starts one.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(Path::new(&self.program));
+        command
             .args(["worker", "--exit-with-parent", "--coordinator", &self.coordinator])
             .arg("--token-file")
             .arg(&self.token_file)
@@ -82,15 +85,15 @@ impl WorkerProcess {
             .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
+            .kill_on_drop(true);
+        command
     }
 }
 
 /// Keeps one worker alive until `shutdown`.
 async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
     while !shutdown.is_cancelled() {
-        let mut child = match worker.start() {
+        let mut child = match worker.command().spawn() {
             Ok(child) => child,
             Err(error) => {
                 tracing::error!(%error, "a worker cannot be started");
@@ -121,7 +124,7 @@ async fn keep(worker: WorkerProcess, shutdown: CancellationToken) {
 }
 
 /// Waits for a worker whose standard input was closed to end; kills it when it does not.
-async fn end(mut child: Child) {
+pub(crate) async fn end(mut child: Child) {
     if tokio::time::timeout(ENDING, child.wait()).await.is_err() {
         tracing::warn!("a worker did not end in time and is killed");
         drop(child.kill().await);

@@ -1,17 +1,18 @@
 //! SuperGLUE's official files, read as they are.
 
 use crate::e2e::harness::superglue;
+use ptv2_daemon::inputs::Folder;
 use ptv2_daemon::tasks::rows::{self, Labels, Wanted};
 use ptv2_daemon::tasks::{self, Example, Task};
 use std::path::Path;
 
 /// All examples of a split.
 fn examples(root: &Path, task: &dyn Task, split: &str, labels: Labels) -> Vec<Example> {
-    let file = rows::file(root, task, split);
+    let (folder, name) = (Folder::at(root), rows::name(task, split));
     let wanted = Wanted { split: split.into(), is_scored: true, labels, max_rows: None };
     let mut found = Vec::new();
-    let bytes = rows::load(&file).unwrap();
-    rows::each(&bytes, &file, task, &wanted, |example| {
+    let file = rows::open(&folder, &name).unwrap();
+    rows::each(file.reader(), &folder.place(&name), task, &wanted, |example| {
         found.push(example);
         Ok(())
     })

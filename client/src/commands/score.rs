@@ -23,11 +23,7 @@ pub(crate) async fn submit(
         draft.put(&["data", "root"], &absolute(data)?, "--data")?;
     }
     if let Some(backbone) = &args.backbone {
-        let place = if backbone.contains("://") {
-            backbone.clone()
-        } else {
-            absolute(Path::new(backbone))?
-        };
+        let place = absolute(Path::new(backbone))?;
         draft.put(&["backbone", "path"], &place, "--backbone")?;
     }
     draft.put_new(&args.new)?;
@@ -54,7 +50,11 @@ fn source(args: &TrainedArgs) -> Result<ScoreSource, Failure> {
     })
 }
 
+/// The absolute form of a path; a URL as it is.
 fn absolute(path: &Path) -> Result<String, Failure> {
+    if let Some(url) = path.to_str().filter(|text| text.contains("://")) {
+        return Ok(url.to_owned());
+    }
     let absolute: PathBuf = std::path::absolute(path)
         .map_err(|error| Failure::local("the path cannot be made absolute", path, &error))?;
     Ok(absolute.to_string_lossy().into_owned())

@@ -4,6 +4,7 @@ use super::read::SEE_EXAMPLE;
 use super::{FORMAT, JobSpec, MethodKind};
 use crate::error::Explained;
 use crate::hub::HubId;
+use crate::names;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
@@ -14,12 +15,7 @@ const SEEDS_MAX: usize = 64;
 pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
     range("format", spec.format, spec.format == FORMAT, "1, the only format this build reads")?;
     if let Some(name) = &spec.name {
-        range(
-            "name",
-            name,
-            is_name(name),
-            "1 to 128 of a-z 0-9 . _ -, beginning with a letter or digit",
-        )?;
+        range("name", name, names::is_name(name), names::PATTERN)?;
     }
     HubId::of(&spec.backbone.path)?;
     check_method(spec)?;
@@ -35,14 +31,6 @@ pub(super) fn check(spec: &JobSpec) -> Result<(), Explained> {
         .hint("lower the number of workers, or raise `training.slices` or `training.batch_size`"));
     }
     Ok(())
-}
-
-/// Whether a job may bear this name.
-pub(crate) fn is_name(name: &str) -> bool {
-    let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-    name.len() <= 128
-        && name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-        && name.chars().all(inner)
 }
 
 fn check_method(spec: &JobSpec) -> Result<(), Explained> {

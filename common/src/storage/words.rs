@@ -19,20 +19,29 @@ pub(super) fn failed(text: String) -> Error {
 }
 
 /// The same error in few words.
-pub(super) fn few(error: Error) -> Error {
+pub(super) fn few(mut error: Error) -> Error {
+    if let Some(cause) = cause(&mut error) {
+        *cause = told(&**cause);
+    }
+    error
+}
+
+/// What a server said, or the way to it.
+fn cause(error: &mut Error) -> Option<&mut Cause> {
     match error {
-        Error::Generic { store, source } => Error::Generic { store, source: told(&*source) },
-        Error::NotFound { path, source } => Error::NotFound { path, source: told(&*source) },
-        Error::AlreadyExists { path, source } => {
-            Error::AlreadyExists { path, source: told(&*source) }
-        }
-        Error::PermissionDenied { path, source } => {
-            Error::PermissionDenied { path, source: told(&*source) }
-        }
-        Error::Unauthenticated { path, source } => {
-            Error::Unauthenticated { path, source: told(&*source) }
-        }
-        error => error,
+        Error::Generic { source, .. }
+        | Error::NotFound { source, .. }
+        | Error::AlreadyExists { source, .. }
+        | Error::Precondition { source, .. }
+        | Error::NotModified { source, .. }
+        | Error::PermissionDenied { source, .. }
+        | Error::Unauthenticated { source, .. } => Some(source),
+        Error::InvalidPath { .. }
+        | Error::JoinError { .. }
+        | Error::NotSupported { .. }
+        | Error::NotImplemented { .. }
+        | Error::UnknownConfigurationKey { .. }
+        | _ => None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::CONFIG;
 use super::deberta::Deberta;
+use crate::inputs::Folder;
 use ptv2_common::error::Explained;
 use serde::Deserialize;
 use serde_json::Value;
@@ -115,18 +116,19 @@ impl Config {
     /// # Errors
     /// Names the file, and as [`Config::parse`].
     pub fn read(directory: &Path) -> Result<Self, Explained> {
-        let path = directory.join(CONFIG);
-        let at = |error: Explained| error.at(path.display().to_string());
-        let unreadable = |why: String| {
-            at(Explained::new(format!("the backbone's configuration cannot be read: {why}")))
-        };
-        let size = path.metadata().map_err(|error| unreadable(error.to_string()))?.len();
-        if size > BYTES_MAX {
-            return Err(
-                unreadable(format!("it has {size} bytes")).expected(format!("at most {BYTES_MAX}"))
-            );
-        }
-        let bytes = std::fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
+        Self::of(&Folder::at(directory))
+    }
+
+    /// The same of a folder.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn of(folder: &Folder) -> Result<Self, Explained> {
+        let at = |error: Explained| error.at(folder.place(CONFIG));
+        let bytes = folder.read(CONFIG, BYTES_MAX).map_err(|refused| {
+            at(Explained::new(format!("the backbone's configuration cannot be read: {refused}")))
+                .expected(format!("a file of at most {BYTES_MAX} bytes"))
+        })?;
         Self::parse(&bytes).map_err(at)
     }
 

@@ -1,12 +1,10 @@
 //! The header of a safetensors file: names, shapes and numbers of its tensors, without their values.
 
+use crate::inputs::{Folder, Opened};
 use ptv2_common::error::Explained;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
-use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 /// What weights may be stored as.
 const NUMBERS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
@@ -20,7 +18,10 @@ const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 
 /// What a weight file says of its tensors.
 pub struct Header {
-    path: PathBuf,
+    /// Where the file is, for people.
+    place: String,
+    /// The file itself: what was checked is what is read. None of a header alone.
+    file: Option<Opened>,
     tensors: Metadata,
     /// Where the values begin.
     data: u64,
@@ -41,24 +42,23 @@ impl Header {
     ///
     /// # Errors
     /// When it cannot be read, is no safetensors file, or is cut off: with both lengths.
-    pub fn read(path: &Path) -> Result<Self, Explained> {
-        let failed = |error: std::io::Error| {
-            Explained::new(format!("the weights cannot be read: {error}"))
-                .at(path.display().to_string())
-        };
-        let file = File::open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        Self::parse(path, file, bytes)
+    pub fn read(folder: &Folder, name: &str) -> Result<Self, Explained> {
+        let place = folder.place(name);
+        let file = folder.open(name).map_err(|refused| {
+            Explained::new(format!("the weights cannot be read: {refused}")).at(&place)
+        })?;
+        let header = Self::parse(&place, file.reader(), file.bytes())?;
+        Ok(Self { file: Some(file), ..header })
     }
 
     /// The same of a reader that gives so many bytes.
     ///
     /// # Errors
     /// As [`Header::read`].
-    pub fn parse(path: &Path, mut file: impl Read, bytes: u64) -> Result<Self, Explained> {
+    pub fn parse(place: &str, mut file: impl Read, bytes: u64) -> Result<Self, Explained> {
         let refused = |what: String| {
             Explained::new(what)
-                .at(path.display().to_string())
+                .at(place)
                 .expected("a whole safetensors file")
                 .hint("download the backbone again, or convert it by `save_pretrained`")
         };
@@ -97,7 +97,7 @@ impl Header {
         let named = |prefix: &&str| names.keys().any(|name| name.starts_with(prefix));
         let prefix = PREFIXES.into_iter().find(named).unwrap_or_default();
         let data = LENGTH_BYTES + length;
-        Ok(Self { path: path.into(), prefix, data, tensors })
+        Ok(Self { place: place.to_owned(), file: None, prefix, data, tensors })
     }
 
     /// Whether the file has a tensor of this very name.
@@ -113,11 +113,13 @@ impl Header {
     pub fn bytes(&self, found: &Found<'_>) -> Result<Vec<u8>, Explained> {
         let failed = |error: std::io::Error| {
             Explained::new(format!("tensor `{}` cannot be read: {error}", found.name))
-                .at(self.path.display().to_string())
+                .at(&self.place)
         };
         let (start, end) = found.info.data_offsets;
+        let file = self.file.as_ref().ok_or(std::io::ErrorKind::NotFound);
+        let file = file.map_err(|kind| failed(kind.into()))?;
+        // Within the file's size: the header was held against it.
         let mut bytes = vec![0; end - start];
-        let file = File::open(&self.path).map_err(failed)?;
         file.read_exact_at(&mut bytes, self.data + start as u64).map_err(failed)?;
         Ok(bytes)
     }
@@ -135,7 +137,7 @@ impl Header {
         let name = self.name_in_file(name);
         let refused = |what: String| {
             Explained::new(what)
-                .at(self.path.display().to_string())
+                .at(&self.place)
                 .expected(format!("shape {shape:?}, which config.json implies"))
                 .hint("config.json and model.safetensors must belong to one model")
         };
@@ -170,6 +172,7 @@ mod tests {
     use crate::backbone::tensors::optional_shapes;
     use crate::backbone::{Config, Shapes, WeightFiles, shapes};
     use serde_json::json;
+    use std::path::Path;
 
     fn file(header: &serde_json::Value, data: usize) -> Vec<u8> {
         let header = header.to_string().into_bytes();
@@ -180,7 +183,7 @@ mod tests {
     }
 
     fn parse(bytes: &[u8]) -> Result<Header, Explained> {
-        Header::parse(Path::new("w"), bytes, bytes.len() as u64)
+        Header::parse("w", bytes, bytes.len() as u64)
     }
 
     #[test]
@@ -238,6 +241,28 @@ mod tests {
         let mut huge = whole;
         huge[7] = 1;
         assert!(parse(&huge).err().unwrap().what.contains("would have"));
+    }
+
+    #[test]
+    fn claims_beyond_the_file_are_refused_before_anything_is_allocated() {
+        let claim = |shape: serde_json::Value, end: u64| {
+            let info = json!({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}});
+            parse(&file(&info, 8)).err().unwrap()
+        };
+        let error = claim(json!([1_000_000_000_u64]), 4_000_000_000);
+        assert!(error.what.contains("cut off") && error.expected.unwrap().contains("4000000"));
+        // Elements and bytes that do not agree, and products that overflow.
+        claim(json!([1_000_000_000_u64]), 8);
+        claim(json!([1_u64 << 32, 1_u64 << 32]), 8);
+        claim(json!([u64::MAX, 2]), 8);
+        claim(json!([3]), u64::MAX);
+        let mut long = 100_000_001_u64.to_le_bytes().to_vec();
+        long.push(b'{');
+        assert!(parse(&long).err().unwrap().what.contains("would have 100000001 bytes"));
+        // Deep nesting is refused, not followed.
+        let mut deep = vec![b'['; 100_000];
+        deep.splice(0..0, 100_000_u64.to_le_bytes());
+        assert!(parse(&deep).is_err());
     }
 
     #[test]

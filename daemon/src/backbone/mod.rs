@@ -13,7 +13,7 @@ pub use deberta::Deberta;
 pub use header::{Found, Header};
 pub use pooling::Pooling;
 pub use tensors::{Shapes, shapes};
-pub use weights::{WeightFiles, WeightNames};
+pub use weights::{INDEX_BYTES_MAX, WeightFiles, WeightNames};
 
 /// The configuration's file name.
 pub const CONFIG: &str = "config.json";

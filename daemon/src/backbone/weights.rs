@@ -2,13 +2,15 @@
 
 use super::header::Header;
 use super::{Found, INDEX, Shapes, WEIGHTS};
+use crate::inputs::Folder;
 use ptv2_common::error::Explained;
+use ptv2_common::names;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bytes of an index at most; those of the largest models have a few megabytes.
-const INDEX_BYTES_MAX: u64 = 1 << 25;
+pub const INDEX_BYTES_MAX: u64 = 1 << 25;
 /// Shards at most.
 const SHARDS_MAX: usize = 1000;
 
@@ -28,20 +30,24 @@ impl WeightNames {
     /// # Errors
     /// Those of [`WeightNames::parse`], with the index named.
     pub fn read(directory: &Path) -> Result<Self, Explained> {
-        let path = directory.join(INDEX);
-        if directory.join(WEIGHTS).exists() || !path.exists() {
+        Self::of(&Folder::at(directory))
+    }
+
+    /// The same of a folder.
+    ///
+    /// # Errors
+    /// As [`WeightNames::read`].
+    pub fn of(folder: &Folder) -> Result<Self, Explained> {
+        if folder.has(WEIGHTS) || !folder.has(INDEX) {
             return Ok(Self::Whole);
         }
-        let at = |error: Explained| error.at(path.display().to_string());
-        let unreadable = |error: std::io::Error| {
-            at(Explained::new(format!("the index of the weights cannot be read: {error}")))
-        };
-        let size = path.metadata().map_err(unreadable)?.len();
-        if size > INDEX_BYTES_MAX {
-            return Err(at(Explained::new(format!("the index of the weights has {size} bytes"))
-                .expected(format!("at most {INDEX_BYTES_MAX}"))));
-        }
-        Self::parse(&std::fs::read(&path).map_err(unreadable)?).map_err(at)
+        let at = |error: Explained| error.at(folder.place(INDEX));
+        let bytes = folder.read(INDEX, INDEX_BYTES_MAX).map_err(|refused| {
+            at(Explained::new(format!("the index of the weights cannot be read: {refused}")))
+                .expected(format!("a file of at most {INDEX_BYTES_MAX} bytes"))
+                .hint("download the backbone again")
+        })?;
+        Self::parse(&bytes).map_err(at)
     }
 
     /// Reads the bytes of a `model.safetensors.index.json`.
@@ -95,12 +101,12 @@ impl WeightNames {
 
 /// Whether a name is that of a safetensors file beside the index.
 fn is_shard(name: &str) -> bool {
-    name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', '\0'])
+    name.ends_with(".safetensors") && names::is_file_name(name)
 }
 
 /// The weights of a directory: what its files say of their tensors, and where the values lie.
 pub struct WeightFiles {
-    directory: PathBuf,
+    folder: Folder,
     names: WeightNames,
     /// By file name.
     headers: BTreeMap<String, Header>,
@@ -114,17 +120,25 @@ impl WeightFiles {
     /// Names the file that is missing, cut off or no safetensors file, and the tensor that is not
     /// where the index says.
     pub fn open(directory: &Path) -> Result<Self, Explained> {
-        let names = WeightNames::read(directory)?;
+        Self::of(&Folder::at(directory))
+    }
+
+    /// The same of a folder.
+    ///
+    /// # Errors
+    /// As [`WeightFiles::open`].
+    pub fn of(folder: &Folder) -> Result<Self, Explained> {
+        let names = WeightNames::of(folder)?;
         let headers: BTreeMap<String, Header> = names
             .shards()
             .into_iter()
-            .map(|file| Ok((file.clone(), Header::read(&directory.join(file))?)))
+            .map(|file| Ok((file.clone(), Header::read(folder, &file)?)))
             .collect::<Result<_, Explained>>()
             .map_err(|error| match names {
                 WeightNames::Whole => error,
                 WeightNames::Sharded(_) => named_by_index(error),
             })?;
-        let files = Self { directory: directory.into(), names, headers };
+        let files = Self { folder: folder.clone(), names, headers };
         files.check_index()?;
         Ok(files)
     }
@@ -136,7 +150,7 @@ impl WeightFiles {
             .find(|(name, file)| self.headers.get(*file).is_none_or(|shard| !shard.has(name)));
         let Some((name, file)) = astray else { return Ok(()) };
         Err(Explained::new(format!("tensor `{name}` is not in {file}"))
-            .at(self.directory.join(INDEX).display().to_string())
+            .at(self.folder.place(INDEX))
             .expected("each tensor in the file that the index names")
             .hint("the index and its files must belong to one model: download them again"))
     }
@@ -179,7 +193,7 @@ impl WeightFiles {
         };
         let Some(header) = holder else {
             return Err(Explained::new(format!("tensor `{name}` is missing"))
-                .at(self.directory.join(INDEX).display().to_string())
+                .at(self.folder.place(INDEX))
                 .expected(format!("a file with it, of shape {shape:?}, which config.json implies"))
                 .hint("config.json and the index must belong to one model"));
         };
@@ -202,6 +216,7 @@ mod tests {
     use crate::backbone::{Config, shapes};
     use serde_json::{Value, json};
     use std::fs;
+    use std::path::PathBuf;
 
     const LAST: &str = "model-00003-of-00003.safetensors";
     const QUERY: &str = "bert.encoder.layer.0.attention.self.query.weight";

@@ -1,6 +1,6 @@
 //! `ptv2d fetch`, and the options that say where backbones come from.
 
-use crate::config::{BYTES_MAX, HubConfig};
+use crate::config::{BYTES_MAX, HubConfig, INPUTS_BYTES_MAX, InputsConfig};
 use crate::hub::{Line, Places, Progress, fetch};
 use clap::Args;
 use ptv2_common::error::Explained;
@@ -24,6 +24,33 @@ pub(super) struct HubArgs {
     /// File with the hub's token [default: HF_TOKEN, or the file `token` in HF_HOME]
     #[arg(long, value_name = "FILE")]
     hub_token_file: Option<PathBuf>,
+}
+
+/// Where a worker keeps inputs that lie in stores.
+#[derive(Debug, Args)]
+pub(super) struct InputsArgs {
+    /// Folder that inputs of stores are fetched into, where the coordinator's is not seen [default:
+    /// ptv2/inputs in XDG_CACHE_HOME or ~/.cache]
+    #[arg(long, env = "PTV2_INPUTS_CACHE", value_name = "DIR")]
+    inputs_cache: Option<PathBuf>,
+    /// Bytes of that folder at most
+    #[arg(long, value_name = "BYTES", default_value_t = INPUTS_BYTES_MAX)]
+    inputs_bytes_max: u64,
+}
+
+impl InputsArgs {
+    /// As a configuration.
+    pub(super) fn config(self) -> Result<InputsConfig, Explained> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let home = || Some(PathBuf::from(set("HOME")?).join(".cache"));
+        let caches = || set("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+        let named = self.inputs_cache.filter(|folder| !folder.as_os_str().is_empty());
+        let cache = named.or_else(|| Some(caches()?.join("ptv2/inputs")));
+        let config =
+            InputsConfig { cache, bytes_max: self.inputs_bytes_max, ..InputsConfig::default() };
+        config.check()?;
+        Ok(config)
+    }
 }
 
 #[derive(Debug, Args)]

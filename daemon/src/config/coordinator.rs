@@ -1,7 +1,12 @@
 //! The coordinator's configuration.
 
-use super::{DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, StorageConfig, TlsConfig};
+use super::{
+    DEFAULT_LISTEN, DEFAULT_STATE, HttpConfig, HubConfig, InputsConfig, LauncherConfig,
+    StorageConfig, TlsConfig,
+};
 use crate::coordinator::run::Limits;
+use crate::inputs::address::is_url;
+use crate::inputs::{StoreUrl, hosts};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
@@ -27,10 +32,14 @@ pub struct CoordinatorConfig {
     pub store: Option<String>,
     /// How a store in a cloud is spoken to.
     pub storage: StorageConfig,
-    /// Folders that jobs may read data, backbones and adapters from.
+    /// Folders, and URLs of places in stores, that jobs may read data, backbones and adapters from.
     pub roots: Vec<PathBuf>,
+    /// Where inputs that lie in stores are kept on disk.
+    pub inputs: InputsConfig,
     /// Where backbones with an `hf://` path come from.
     pub hub: HubConfig,
+    /// How workers are started, where the coordinator does that.
+    pub launcher: LauncherConfig,
     /// How TLS is spoken.
     pub tls: TlsConfig,
     /// Bounds on connections and requests.
@@ -49,7 +58,9 @@ impl Default for CoordinatorConfig {
             store: None,
             storage: StorageConfig::default(),
             roots: Vec::new(),
+            inputs: InputsConfig::default(),
             hub: HubConfig::default(),
+            launcher: LauncherConfig::default(),
             tls: TlsConfig::default(),
             http: HttpConfig::default(),
             limits: Limits::default(),
@@ -62,12 +73,16 @@ impl CoordinatorConfig {
     ///
     /// # Errors
     /// For an address that other machines reach without TLS or the flag that allows it; and those of
-    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`] and [`HttpConfig::check`].
+    /// [`HubConfig::check`], [`StorageConfig::check`], [`TlsConfig::check`],
+    /// [`HttpConfig::check`] and [`LauncherConfig::check`].
     pub fn check(&self) -> Result<(), Explained> {
         self.hub.check()?;
         self.storage.check()?;
+        self.inputs.check()?;
+        self.check_urls()?;
         self.tls.check()?;
         self.http.check()?;
+        self.launcher.check(self.listen, self.tls.certificate.is_some())?;
         if !self.is_open_to_others() || self.insecure_listen {
             return Ok(());
         }
@@ -83,6 +98,20 @@ impl CoordinatorConfig {
     /// Whether other machines reach it, and nothing that is said there is encrypted.
     pub fn is_open_to_others(&self) -> bool {
         !self.listen.ip().is_loopback() && !self.tls.is_on()
+    }
+
+    /// Refuses hosts that hand out credentials, and roots that are no places of stores.
+    fn check_urls(&self) -> Result<(), Explained> {
+        let configured = [
+            ("hub.endpoint", self.hub.endpoint.as_ref()),
+            ("storage.endpoint", self.storage.endpoint.as_ref()),
+            ("store", self.store.as_ref()),
+        ];
+        for (key, url) in configured {
+            url.map_or(Ok(()), |url| hosts::check_url(key, url))?;
+        }
+        let urls = self.roots.iter().filter_map(|root| root.to_str().filter(|text| is_url(text)));
+        urls.map(StoreUrl::parse).try_for_each(|root| root.map(drop).map_err(|e| e.at("roots")))
     }
 
     /// The artifact store in effect.

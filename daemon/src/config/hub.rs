@@ -1,5 +1,6 @@
 //! How backbones are fetched from a hub of models.
 
+use crate::inputs::hosts;
 use ptv2_common::error::Explained;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
@@ -47,6 +48,9 @@ impl HubConfig {
     /// # Errors
     /// Names the key.
     pub fn check(&self) -> Result<(), Explained> {
+        if let Some(url) = &self.endpoint {
+            hosts::check_url("hub.endpoint", url)?;
+        }
         let is_url = |url: &String| url.starts_with("http://") || url.starts_with("https://");
         match &self.endpoint {
             Some(url) if !is_url(url) => Err(Explained::new(format!("`hub.endpoint` is `{url}`"))

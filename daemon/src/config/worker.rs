@@ -1,6 +1,6 @@
 //! A worker's configuration. It has no file: its few keys are command-line options.
 
-use super::HubConfig;
+use super::{HubConfig, InputsConfig};
 use crate::collective::tcp::Waits;
 use crate::device::Choice;
 use ptv2_common::slurm::Placement;
@@ -35,6 +35,8 @@ pub struct WorkerConfig {
     pub reduce_advertise: Option<SocketAddr>,
     /// Where a backbone with an `hf://` path is fetched from, if it is not where the coordinator has it.
     pub hub: HubConfig,
+    /// Where inputs that lie in stores are kept, if they are not seen where the coordinator has them.
+    pub inputs: InputsConfig,
     /// Bounds on waits for peers.
     pub waits: Waits,
     /// Without a coordinator for this long, the worker writes a checkpoint and ends.
@@ -45,6 +47,8 @@ pub struct WorkerConfig {
     /// File that tells what the worker is doing, for tests; see
     /// [`PulseRecord`](ptv2_common::place::PulseRecord).
     pub pulse_file: Option<PathBuf>,
+    /// What the coordinator launched it as, if it did.
+    pub launch: Option<String>,
     /// Whether to end when standard input does: set by a parent that wants no orphans.
     pub exit_with_parent: bool,
 }

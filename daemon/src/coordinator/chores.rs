@@ -25,7 +25,9 @@ pub async fn prepare(store: Store, job: JobId, generation: Generation) -> Event 
             Err(error) if attempt >= ATTEMPTS => {
                 return Event::PrepareFailed { job, generation, error };
             }
-            Err(error) => tracing::warn!(%job, %error, "the job's checkpoints cannot be listed"),
+            Err(error) => {
+                tracing::warn!(%job, generation = generation.0, %error, "the job's checkpoints cannot be listed")
+            }
         }
         tokio::time::sleep(pause).await;
         attempt += 1;
@@ -51,7 +53,9 @@ pub async fn mark_end(store: Store, job: JobId, generation: Generation, end: End
         // One that exists says the same: a generation ends once.
         match put_create(&store, &key, bytes.clone().into()).await {
             Ok(_) => return,
-            Err(error) => tracing::warn!(%job, %error, "the job's end cannot be marked"),
+            Err(error) => {
+                tracing::warn!(%job, generation = generation.0, %error, "the job's end cannot be marked")
+            }
         }
         tokio::time::sleep(pause).await;
         pause *= 2;

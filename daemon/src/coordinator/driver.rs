@@ -11,10 +11,12 @@ pub use questions::Question;
 
 use super::journal::{Entry, Journal};
 use super::run::{Action, Cluster, Event};
-use super::{chores, entries, staging};
+use super::{chores, entries, inputs, staging};
 use crate::clock::{self, Steady};
+use crate::inputs::Mirror;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::session::{FromWorker, Hello, ToWorker};
 use ptv2_common::storage::{Store, StoreAddress};
 use std::collections::BTreeMap;
@@ -79,6 +81,7 @@ pub struct Driver {
     journal: Journal,
     store: Store,
     store_address: StoreAddress,
+    mirror: Arc<Mirror>,
     inputs: mpsc::Receiver<Input>,
     results: mpsc::Sender<Input>,
     connections: BTreeMap<WorkerId, Connection>,
@@ -89,6 +92,8 @@ pub struct Driver {
     changes: watch::Sender<u64>,
     /// What keeps it from deciding, while something does.
     trouble: watch::Sender<Option<Explained>>,
+    /// Workers that are on their way, for people.
+    launcher: watch::Receiver<LauncherStatus>,
     clock: Steady,
     shutdown: CancellationToken,
 }
@@ -125,6 +130,10 @@ pub struct Beginning {
     pub store: Store,
     /// Where it is, for workers.
     pub store_address: StoreAddress,
+    /// Workers that are on their way, for people.
+    pub launcher: watch::Receiver<LauncherStatus>,
+    /// What was fetched of other stores.
+    pub mirror: Arc<Mirror>,
 }
 
 /// The ways into a driver.
@@ -147,13 +156,24 @@ impl Driver {
         let (changes, seen) = watch::channel(0);
         let (trouble, troubled) = watch::channel(None);
         let staging = Arc::new(Semaphore::new(STAGED_AT_ONCE as usize));
-        let Beginning { cluster, unstaged, reported, clock, journal, store, store_address } =
-            beginning;
-        let driver = Self {
+        let Beginning {
             cluster,
+            unstaged,
+            reported,
+            clock,
             journal,
             store,
             store_address,
+            launcher,
+            mirror,
+        } = beginning;
+        let driver = Self {
+            cluster,
+            launcher,
+            journal,
+            store,
+            store_address,
+            mirror,
             inputs,
             results: sender.clone(),
             connections: BTreeMap::new(),
@@ -289,7 +309,12 @@ impl Driver {
     fn decide(&mut self, event: Event, entries: Vec<Entry>, decided: &mut Decided) {
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, event);
-        decided.entries.extend(entries::of_decision(&actions, clock::millis(now), entries));
+        decided.entries.extend(entries::of_decision(
+            &self.cluster,
+            &actions,
+            clock::millis(now),
+            entries,
+        ));
         decided.actions.extend(actions);
     }
 
@@ -361,11 +386,16 @@ impl Driver {
     fn stage(&self, job: &JobId) {
         let Some(record) = self.cluster.record_of(job).cloned() else { return };
         let (store, results) = (self.store.clone(), self.results.clone());
-        let turns = Arc::clone(&self.staging);
+        let (turns, mirror) = (Arc::clone(&self.staging), Arc::clone(&self.mirror));
+        let needed = self.needed();
         tokio::spawn(async move {
             let _turn = turns.acquire_owned().await;
             let (job, began) = (record.id.clone(), clock::now());
-            let event = match staging::stage(&store, &record).await {
+            let staged = async {
+                let local = inputs::localized(&mirror, &record, &needed).await?;
+                staging::stage(&store, &local).await
+            };
+            let event = match staged.await {
                 Ok(staged) => Event::Staged {
                     truncated: staged.truncated.into_iter().collect(),
                     job,

@@ -7,12 +7,18 @@ use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::session::FromWorker;
 
 /// What is to be journaled of a decision.
-pub(super) fn of_decision(actions: &[Action], unix_ms: u64, mut entries: Vec<Entry>) -> Vec<Entry> {
+pub(super) fn of_decision(
+    cluster: &Cluster,
+    actions: &[Action],
+    unix_ms: u64,
+    mut entries: Vec<Entry>,
+) -> Vec<Entry> {
     for action in actions {
         match action {
             Action::Record(fact) => entries.push(Entry::Fact { unix_ms, fact: fact.clone() }),
             Action::Note { job, kind, message } => {
-                tracing::info!(%job, kind, "{message}");
+                let (generation, step) = cluster.reached(job);
+                tracing::info!(%job, generation, step, kind, "{message}");
                 entries.push(Entry::Event {
                     job: job.clone(),
                     unix_ms,

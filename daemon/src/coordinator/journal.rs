@@ -3,6 +3,7 @@
 //! Facts rebuild the jobs after a restart; events, log lines and metrics are for people. What is
 //! written together is committed together, and on disk before the answer comes.
 
+mod disk;
 mod file;
 #[cfg(test)]
 mod tests;
@@ -108,9 +109,17 @@ impl Journal {
     /// # Errors
     /// When the file is damaged or of another version, with what to do.
     pub fn open(path: &Path) -> Result<(Self, Past), Explained> {
-        let (connection, past) = file::open(path)?;
-        let reader = file::reader(path).map_err(|error| Explained::from_error(&error))?;
-        let (writes, reads) = (start("journal", connection)?, start("journal-reader", reader)?);
+        let disk = disk::of(path.parent().unwrap_or(path))?;
+        let (connection, past) = file::open(path, disk)?;
+        let writes = start("journal", connection)?;
+        let reads = match disk {
+            disk::Disk::Local => {
+                let reader = file::reader(path).map_err(|error| Explained::from_error(&error))?;
+                start("journal-reader", reader)?
+            }
+            // It is held by one connection there, which readers wait for.
+            disk::Disk::Network(_) => writes.clone(),
+        };
         Ok((Self { writes, reads, path: path.to_owned() }, past))
     }
 

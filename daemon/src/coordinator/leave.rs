@@ -81,6 +81,7 @@ mod tests {
             draining,
             backbone_loads: 0,
             version: "0".into(),
+            launch: None,
         }
     }
 

@@ -2,6 +2,7 @@
 //! verified on its way, then the manifest.
 
 use super::accept::Roots;
+use super::accept::wanted::{ADAPTER, BACKBONE, DATA};
 use crate::checkpoint::read::{self, Found, Unread};
 use crate::checkpoint::retention::{self, Candidate};
 use crate::checkpoint::write;
@@ -45,15 +46,25 @@ pub async fn newest(store: &Store, job: &JobId) -> Result<Option<CheckpointManif
 pub fn check(record: &JobRecord, roots: &Roots, cache: Option<&Roots>) -> Result<(), Explained> {
     let spec = serde_json::to_value(&record.spec).map_err(|error| Explained::from_error(&error))?;
     JobSpec::from_value(spec)?;
-    let data = roots.admit("data.root", &record.spec.data.root)?;
-    let task = tasks::of(record)?;
-    for wanted in rows::wanted_by(record) {
-        roots.check_file("data.root", &rows::file(&data, &*task, &wanted.split))?;
+    // What it names of stores is fetched by hash, from places that are allowed.
+    for (key, mirrored) in &record.mirrored {
+        if roots.store_url(key, &mirrored.url)?.is_none() {
+            return Err(Explained::new(format!("`{}` is no URL of a store", mirrored.url)).at(key));
+        }
     }
-    let roots_of_backbone = cache.unwrap_or(roots);
-    roots_of_backbone.admit("backbone.path", &record.backbone.directory)?;
-    if let Some(adapter) = &record.spec.init.adapter {
-        roots.admit("init.adapter", adapter)?;
+    let is_mirrored = |key: &str| record.mirrored.contains_key(key);
+    let task = tasks::of(record)?;
+    if !is_mirrored(DATA) {
+        let data = roots.admit(DATA, &record.spec.data.root)?;
+        for wanted in rows::wanted_by(record) {
+            roots.check_file(DATA, &data, &rows::name(&*task, &wanted.split))?;
+        }
+    }
+    if !is_mirrored(BACKBONE) {
+        cache.unwrap_or(roots).admit(BACKBONE, &record.backbone.directory)?;
+    }
+    if let Some(adapter) = record.spec.init.adapter.as_ref().filter(|_| !is_mirrored(ADAPTER)) {
+        roots.admit(ADAPTER, adapter)?;
     }
     Ok(())
 }
@@ -217,7 +228,7 @@ mod tests {
             std::fs::write(inside.join(format!("RTE/{split}.jsonl")), "").unwrap();
         }
         let place = |path: &std::path::Path| path.display().to_string();
-        let roots = Roots { allowed: vec![inside.clone()], fetched: None };
+        let roots = Roots { allowed: vec![inside.clone()], ..Roots::default() };
         let mut record = crate::coordinator::run::tests::record("j0", "1");
         record.spec.data.root = place(&inside);
         record.backbone.directory = place(&inside);

@@ -7,13 +7,16 @@ use super::driver::{Beginning, Driver};
 use super::fetches::Fetches;
 use super::http::{Edge, Gate, Hosts, Upkeep, plain, router};
 use super::journal::{Entry, Journal, Past};
+use super::launcher::{Launcher, Ways};
 use super::leave::Leaver;
 use super::listen::{self, Listener};
 use super::run::{Cluster, Fact, Recorded};
 use super::tokens::Tokens;
 use crate::clock::{self, Steady};
 use crate::config::CoordinatorConfig;
+use crate::inputs::{Mirror, hosts};
 use ptv2_common::error::Explained;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::Store;
 use std::fs::File;
 use std::net::SocketAddr;
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Open requests may end within this time after a stop.
@@ -31,6 +35,7 @@ pub struct Coordinator {
     listener: Listener,
     driver: Driver,
     edge: Edge,
+    launcher: Option<Launcher>,
     state: PathBuf,
     /// Held as long as the process lives: a second coordinator on the folder refuses.
     _lock: File,
@@ -46,12 +51,16 @@ impl Coordinator {
         shutdown: &CancellationToken,
     ) -> Result<Self, Explained> {
         config.check()?;
-        let roots = Arc::new(roots(&config.roots)?);
+        let roots = Arc::new(Roots::of(&config.roots)?);
+        check_hosts(config).await?;
         let state = config.state.clone();
         let (lock, listener) = take_and_listen(&state, config).await?;
         let listener = Listener::new(listener, config, &state)?;
         let store_address = config.store_address()?;
         let store = store_address.open()?;
+        let cache = config.inputs.cache.clone().unwrap_or_else(|| state.join("inputs"));
+        let mirror = Mirror::open(&cache, &config.inputs, store_address.clone())?;
+        let mirror = Arc::new(mirror);
         let (journal, Past { facts, reported }) = Journal::open(&state.join("journal.sqlite"))?;
         let facts = if facts.is_empty() { adopt(&store, &journal).await? } else { facts };
         let count = facts.len();
@@ -60,6 +69,7 @@ impl Coordinator {
         let (cluster, unstaged) = Cluster::replay(config.limits.clone(), clock.elapsed(), facts);
         let tokens = Tokens::open(&state, &journal, clock::millis(clock.elapsed())).await?;
         let audit = Audit::open(&journal).await?;
+        let (launches, seen_launches) = watch::channel(LauncherStatus::default());
         let sign_of_life = config.limits.heartbeat_timeout / 5;
         let beginning = Beginning {
             cluster,
@@ -69,8 +79,13 @@ impl Coordinator {
             journal: journal.clone(),
             store: store.clone(),
             store_address: store_address.clone(),
+            launcher: launches.subscribe(),
+            mirror: Arc::clone(&mirror),
         };
         let (driver, doors) = Driver::new(beginning, shutdown.clone());
+        let (inputs, stop) = (doors.inputs.clone(), shutdown.clone());
+        let ways = Ways { inputs, clock, status: launches, shutdown: stop };
+        let launcher = Launcher::open(config, &listener.url(), ways)?;
         let (hashes, shutdown) = (Arc::new(HashCache::default()), shutdown.clone());
         let edge = Edge {
             doors,
@@ -83,7 +98,8 @@ impl Coordinator {
             hosts: Hosts::of(listener.address(), &config.hosts),
             gate: Gate::new(&config.http),
             roots,
-            fetches: Fetches::new(config.hub.clone()),
+            launches: seen_launches,
+            fetches: Fetches::new(config.hub.clone(), mirror),
             hashes,
             upkeep: Upkeep::default(),
             sign_of_life,
@@ -91,7 +107,7 @@ impl Coordinator {
         };
         let url = listener.url();
         tracing::info!(url, state = %state.display(), facts = count, "the coordinator listens");
-        Ok(Self { listener, driver, edge, state, _lock: lock })
+        Ok(Self { listener, driver, edge, launcher, state, _lock: lock })
     }
 
     /// Where it listens.
@@ -121,8 +137,13 @@ impl Coordinator {
             .map_err(|error| Explained::from_error(&error).at(place.display().to_string()))?;
         let serving = self.listener.serve(router(self.edge), plain(), shutdown.clone());
         let server = tokio::spawn(serving);
+        let launcher = self.launcher.map(|launcher| tokio::spawn(launcher.run()));
         let result = self.driver.run().await;
         shutdown.cancel();
+        if let Some(launcher) = launcher {
+            // What it started ends, each within a bound of its own.
+            drop(launcher.await);
+        }
         if tokio::time::timeout(ENDING, server).await.is_err() {
             tracing::info!("open requests are cut off");
         }
@@ -139,7 +160,8 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     for job in &adopted {
         let id = job.record.id.clone();
         let message = format!("found in the store at step {}", job.checkpoint.step);
-        tracing::info!(job = %id, "{message}");
+        let (generation, step) = (job.generation.0, job.checkpoint.step);
+        tracing::info!(job = %id, generation, step, "{message}");
         entries.push(Entry::Event { job: id, unix_ms, kind: "adopted".into(), message });
         entries.push(Entry::Fact { unix_ms, fact: Fact::Adopted(Box::new(job.clone())) });
     }
@@ -150,17 +172,16 @@ async fn adopt(store: &Store, journal: &Journal) -> Result<Vec<Recorded>, Explai
     Ok(adopted.into_iter().map(|job| (at, Fact::Adopted(Box::new(job)))).collect())
 }
 
-/// The allowed roots as real paths.
-fn roots(folders: &[PathBuf]) -> Result<Roots, Explained> {
-    let real = |folder: &PathBuf| {
-        folder.canonicalize().map_err(|error| {
-            Explained::new(format!("an allowed root cannot be read: {error}"))
-                .at(folder.display().to_string())
-                .hint("name a folder that exists, in `roots` or by --allow")
-        })
-    };
-    let allowed = folders.iter().map(real).collect::<Result<_, _>>()?;
-    Ok(Roots { allowed, fetched: None })
+/// Refuses hosts that hand out credentials, by what their names stand for now.
+async fn check_hosts(config: &CoordinatorConfig) -> Result<(), Explained> {
+    let configured =
+        [("hub.endpoint", &config.hub.endpoint), ("storage.endpoint", &config.storage.endpoint)];
+    for (key, url) in configured {
+        if let Some(url) = url {
+            hosts::check_resolved(key, url).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes the state folder and the address. Where either is refused, no new folder is left behind.

@@ -1,15 +1,21 @@
 //! Reads a split's file, row by row; each refusal names the file and the line.
 
 use super::{Example, Task, labels_of, table};
+use crate::inputs::{Folder, Opened};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::spec::DataSpec;
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// Bytes of a split's file at most: it is held in memory while its rows are read.
+/// Bytes of a split's file at most; it is read row by row.
 pub const BYTES_MAX: u64 = 1 << 30;
+/// Bytes of a row at most. More are not even read.
+pub(super) const ROW_BYTES_MAX: u64 = 16 << 20;
+/// Commas and opening brackets of a row at most: so many values are never in memory at once.
+pub(super) const ROW_PARTS_MAX: u64 = 1 << 18;
 
 /// The split to train on.
 pub const TRAIN: &str = "train";
@@ -64,51 +70,48 @@ pub fn wanted_by(record: &JobRecord) -> Vec<Wanted> {
     wanted(&record.spec.data, scored)
 }
 
-/// The file of a split, for example `<root>/RTE/val.jsonl`.
-pub fn file(root: &Path, task: &dyn Task, split: &str) -> PathBuf {
-    let folder = if task.folder().is_empty() { root.into() } else { root.join(task.folder()) };
-    folder.join(task.file(split))
+/// The file of a split below the data's root, for example `RTE/val.jsonl`.
+pub fn name(task: &dyn Task, split: &str) -> String {
+    match task.folder() {
+        "" => task.file(split),
+        folder => format!("{folder}/{}", task.file(split)),
+    }
 }
 
-/// Reads a file whole, refusing one that is too large.
+/// Opens a split's file, refusing one that is too large.
 ///
 /// # Errors
 /// Names the file, and what its folder should look like.
-pub fn load(path: &Path) -> Result<Vec<u8>, Explained> {
+pub fn open(folder: &Folder, name: &str) -> Result<Opened, Explained> {
     let refused = |why: String| {
-        Explained::new(format!("the rows cannot be read: {why}"))
-            .at(path.display().to_string())
-            .hint(
-                "`data.root` is the folder that holds the task's folder, as RTE/train.jsonl; of a task \
+        Explained::new(format!("the rows cannot be read: {why}")).at(folder.place(name)).hint(
+            "`data.root` is the folder that holds the task's folder, as RTE/train.jsonl; of a task \
                  of your own, its files themselves",
-            )
+        )
     };
-    let meta = std::fs::metadata(path).map_err(|error| refused(error.to_string()))?;
-    if !meta.is_file() {
-        return Err(refused("it is no regular file".into()));
-    }
-    if meta.len() > BYTES_MAX {
-        return Err(refused(format!("it has {} bytes", meta.len()))
+    let file = folder.open(name).map_err(|error| refused(error.to_string()))?;
+    if file.bytes() > BYTES_MAX {
+        return Err(refused(format!("it has {} bytes", file.bytes()))
             .expected(format!("at most {BYTES_MAX} bytes")));
     }
-    std::fs::read(path).map_err(|error| refused(error.to_string()))
+    Ok(file)
 }
 
-/// Assembles the first `max_rows` examples of a file's bytes (all, if not given), and gives each to
-/// `take`; gives their number. A line whose examples go beyond the limit is cut there.
+/// Assembles the first `max_rows` examples of a file (all, if not given), and gives each to `take`; gives
+/// their number. A line whose examples go beyond the limit is cut there. One row is in memory at a time.
 ///
 /// # Errors
 /// Names file and line of the first row that is refused. No rows at all are refused, too. Else those of
 /// `take`.
 pub fn each(
-    bytes: &[u8],
-    path: &Path,
+    source: impl Read,
+    file: &str,
     task: &dyn Task,
     wanted: &Wanted,
     mut take: impl FnMut(Example) -> Result<(), Explained>,
 ) -> Result<u64, Explained> {
     let limit = wanted.max_rows.map_or(u64::MAX, u64::from);
-    let place = |line: u64| format!("{}:{line}", path.display());
+    let place = |line: u64| format!("{file}:{line}");
     let mut count = 0;
     let mut take_row = |line: u64, row: &Value| -> Result<ControlFlow<()>, Explained> {
         let examples =
@@ -124,16 +127,16 @@ pub fn each(
         }
         Ok(if count < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    let is_table = path.extension().is_some_and(|ending| ending == "csv");
+    let is_table = Path::new(file).extension().is_some_and(|ending| ending == "csv");
     if is_table {
-        table::each(bytes, place, &mut take_row)?;
+        table::each(source, place, &mut take_row)?;
     } else {
-        lines(bytes, place, &mut take_row)?;
+        lines(source, place, &mut take_row)?;
     }
     if count == 0 {
         let one = if is_table { "one record a line, under the columns' names" } else { ONE_A_LINE };
         return Err(Explained::new("the split holds no rows")
-            .at(path.display().to_string())
+            .at(file)
             .expected(format!("{one}, at least one"))
             .hint("look whether the file was copied as a whole"));
     }
@@ -142,12 +145,24 @@ pub fn each(
 
 /// Gives each line's row to `take` with its line, until that breaks.
 fn lines(
-    bytes: &[u8],
+    source: impl Read,
     place: impl Fn(u64) -> String,
     mut take: impl FnMut(u64, &Value) -> Result<ControlFlow<()>, Explained>,
 ) -> Result<(), Explained> {
+    let (mut reader, mut read) = (BufReader::new(source), Vec::new());
     let mut blank = None;
-    for (number, line) in (1..).zip(bytes.split(|byte| *byte == b'\n')) {
+    for number in 1.. {
+        read.clear();
+        // With its line end, and one byte that tells that it is too long.
+        let most = ROW_BYTES_MAX + 2;
+        let count = reader.by_ref().take(most).read_until(b'\n', &mut read).map_err(|error| {
+            Explained::new(format!("the rows cannot be read: {error}")).at(place(number))
+        })?;
+        if count == 0 {
+            break;
+        }
+        let line = read.strip_suffix(b"\n").unwrap_or(&read);
+        check_size(line).map_err(|error| at(error, place(number)))?;
         if line.trim_ascii().is_empty() {
             blank.get_or_insert(number);
         } else if let Some(blank) = blank {
@@ -161,6 +176,20 @@ fn lines(
                 break;
             }
         }
+    }
+    Ok(())
+}
+
+/// Refuses a line before it becomes values.
+fn check_size(line: &[u8]) -> Result<(), Explained> {
+    if line.len() as u64 > ROW_BYTES_MAX {
+        return Err(Explained::new(format!("the line has more than {ROW_BYTES_MAX} bytes"))
+            .expected(format!("{ONE_A_LINE}, of at most {ROW_BYTES_MAX} bytes")));
+    }
+    let parts = line.iter().filter(|byte| b",[{".contains(byte)).count();
+    if parts as u64 > ROW_PARTS_MAX {
+        return Err(Explained::new(format!("the line has {parts} commas and brackets"))
+            .expected(format!("at most {ROW_PARTS_MAX}")));
     }
     Ok(())
 }
@@ -219,7 +248,7 @@ mod tests {
         let task = tasks::named(name, 0).unwrap();
         let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows };
         let mut seen = 0;
-        let count = each(text, Path::new("/d/RTE/train.jsonl"), &*task, &wanted, |_| {
+        let count = each(text, "/d/RTE/train.jsonl", &*task, &wanted, |_| {
             seen += 1;
             Ok(())
         })?;
@@ -267,7 +296,7 @@ mod tests {
         let labels = Labels::Needed;
         let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows };
         let mut found = Vec::new();
-        each(text.as_bytes(), Path::new("/d/train.csv"), &*task, &wanted, |example| {
+        each(text.as_bytes(), "/d/train.csv", &*task, &wanted, |example| {
             found.push(example);
             Ok(())
         })?;
@@ -338,7 +367,7 @@ mod tests {
             let task = tasks::named(name, template).unwrap();
             let labels = Labels::Needed;
             let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows: None };
-            let path = Path::new("/d/train.jsonl");
+            let path = "/d/train.jsonl";
             let error = each(row.as_bytes(), path, &*task, &wanted, |_| Ok(())).unwrap_err();
             assert_eq!(
                 (error.what.as_str(), error.place.as_deref()),
@@ -362,8 +391,53 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_named() {
-        let error = load(Path::new("/nowhere/RTE/train.jsonl")).unwrap_err();
+        let error = open(&Folder::at(Path::new("/nowhere")), "RTE/train.jsonl").unwrap_err();
         assert_eq!(error.place.as_deref(), Some("/nowhere/RTE/train.jsonl"));
-        assert!(error.hint.is_some() && load(Path::new("/")).is_err());
+        assert!(error.hint.is_some() && open(&Folder::at(Path::new("/")), "").is_err());
+    }
+
+    /// A source that says how much of it was read.
+    struct Counted<R>(R, std::rc::Rc<std::cell::Cell<u64>>);
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            self.1.set(self.1.get() + count as u64);
+            Ok(count)
+        }
+    }
+
+    fn check_endless(begin: &str, end: u8, file: &str, what: &str) {
+        let declared = "name = \"own\"\nfirst = \"{a}\"\nlabel = \"b\"\nlabels = [0, 1]";
+        let declared = OwnTask::from_toml(declared, Path::new("own.toml")).unwrap();
+        let task = tasks::own(&declared, 0).unwrap();
+        let labels = Labels::Needed;
+        let wanted = Wanted { split: TRAIN.into(), is_scored: false, labels, max_rows: None };
+        let read = std::rc::Rc::default();
+        // A gigabyte in one row.
+        let endless = begin.as_bytes().chain(std::io::repeat(end).take(1 << 30));
+        let source = Counted(endless, std::rc::Rc::clone(&read));
+        let error = each(source, file, &*task, &wanted, |_| Ok(())).unwrap_err();
+        assert!(error.what.contains(what) && error.hint.is_some(), "{error:?}");
+        assert!(error.place.unwrap().starts_with(file));
+        assert!(read.get() < ROW_BYTES_MAX + (1 << 20), "{} bytes were read", read.get());
+    }
+
+    #[test]
+    fn a_row_without_an_end_is_refused_after_its_bound() {
+        check_endless("{\"a\": \"", b'x', "d.jsonl", "more than 16777216 bytes");
+        check_endless("", b' ', "d.jsonl", "more than 16777216 bytes");
+        check_endless("a,b\n\"", b'x', "d.csv", "more than 16777216 bytes");
+        check_endless("a,b\n\"", b'\n', "d.csv", "more than 16777216 bytes");
+        check_endless("a,b\n", b',', "d.csv", "commas");
+        check_endless("a", b',', "d.csv", "commas");
+    }
+
+    #[test]
+    fn many_values_and_deep_ones_are_refused() {
+        let many = format!("{{\"a\": [{}0]}}", "[],".repeat(1 << 17));
+        check_refused(many, "commas and brackets", "/d/RTE/train.jsonl:1");
+        let deep = format!("{GOOD}\n{}", "[".repeat(100_000));
+        check_refused(deep, "recursion limit exceeded", "/d/RTE/train.jsonl:2");
     }
 }

@@ -1,20 +1,25 @@
 //! CSV as rows: the first line names the columns, and every cell is text.
 
+use super::rows::{ROW_BYTES_MAX, ROW_PARTS_MAX};
 use ptv2_common::error::Explained;
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::io::{self, Read};
 use std::ops::ControlFlow;
+use std::rc::Rc;
 
 /// Gives each record to `take` with its line, until that breaks.
 ///
 /// # Errors
 /// With the line of the first record that is no row of the table, and those of `take`.
 pub(super) fn each(
-    bytes: &[u8],
+    source: impl Read,
     place: impl Fn(u64) -> String,
     mut take: impl FnMut(u64, &Value) -> Result<ControlFlow<()>, Explained>,
 ) -> Result<(), Explained> {
-    let mut reader = csv::Reader::from_reader(bytes);
+    let allowance = Allowance::default();
+    let mut reader = csv::Reader::from_reader(Bounded { source, allowance: allowance.clone() });
     let columns = reader.headers().map_err(|error| refused(&error, &place, 1))?.clone();
     let mut seen = BTreeSet::new();
     if let Some(twice) = columns.iter().find(|name| !seen.insert(*name)) {
@@ -27,6 +32,7 @@ pub(super) fn each(
     while let Some(record) = records.next() {
         let near = records.reader().position().line();
         let record = record.map_err(|error| refused(&error, &place, near))?;
+        allowance.renew();
         let line = record.position().map_or(near, csv::Position::line);
         let cells = record.iter().map(|cell| Value::String(cell.into()));
         let row: Map<String, Value> = columns.iter().map(str::to_owned).zip(cells).collect();
@@ -35,6 +41,52 @@ pub(super) fn each(
         }
     }
     Ok(())
+}
+
+/// What may still be read of a record.
+#[derive(Clone)]
+struct Allowance {
+    bytes: Rc<Cell<u64>>,
+    commas: Rc<Cell<u64>>,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        let all = |count| Rc::new(Cell::new(count));
+        Self { bytes: all(ROW_BYTES_MAX), commas: all(ROW_PARTS_MAX) }
+    }
+}
+
+impl Allowance {
+    /// A record has come: the next one may have as much.
+    fn renew(&self) {
+        self.bytes.set(ROW_BYTES_MAX);
+        self.commas.set(ROW_PARTS_MAX);
+    }
+}
+
+/// A source that ends in an error where a record has no end: the reader gathers all of it in memory.
+struct Bounded<R> {
+    source: R,
+    allowance: Allowance,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Allowance { bytes, commas } = &self.allowance;
+        if bytes.get() == 0 {
+            let what = format!("it has more than {ROW_BYTES_MAX} bytes");
+            return Err(io::Error::other(what));
+        }
+        if commas.get() == 0 {
+            return Err(io::Error::other(format!("it has more than {ROW_PARTS_MAX} commas")));
+        }
+        let count = self.source.read(buffer)?;
+        let found = buffer[..count].iter().filter(|byte| **byte == b',').count();
+        bytes.set(bytes.get().saturating_sub(count as u64));
+        commas.set(commas.get().saturating_sub(found as u64));
+        Ok(count)
+    }
 }
 
 fn refused(error: &csv::Error, place: impl Fn(u64) -> String, near: u64) -> Explained {

@@ -124,7 +124,7 @@ impl Training<'_> {
             keeper.end_run(Arc::clone(&ended));
         }
         let run = ended.run + 1;
-        let values = join::first_values(&self.start.job, &self.held.setting, self.runs.seed(run))?;
+        let values = join::first_values(&self.start.job, self.held, self.runs.seed(run))?;
         let step = self.runs.start(run);
         let place = Place { step, phase: PlacePhase::Begun, evaluation_slice: 0 };
         let state = TunedState { run, run_start: step, step, ..TunedState::new(values) };

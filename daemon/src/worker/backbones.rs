@@ -1,27 +1,26 @@
 //! Frozen backbones that stay in memory between jobs.
 
-use crate::backbone::{CONFIG, WEIGHTS, WeightNames};
-use crate::config::HubConfig;
+use super::inputs::{Inputs, Wanted, until};
+use crate::backbone::{CONFIG, TOKENIZER, WEIGHTS, WeightNames};
+use crate::config::{HubConfig, InputsConfig};
 use crate::hub;
+use crate::inputs::{Files, Folder, Refused};
 use crate::train::audit::Audit;
 use crate::train::backbones::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::spec::Precision;
-use ptv2_common::storage;
+use ptv2_common::storage::{self, StoreAddress};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 use tokio::runtime::Handle;
-
-/// How often a fetch looks whether it is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// The last backbone used, and where others come from.
 pub(super) struct Backbones {
     resident: Option<Resident>,
     hub: HubConfig,
+    inputs: Inputs,
     runtime: Handle,
 }
 
@@ -34,8 +33,14 @@ struct Resident {
 
 impl Backbones {
     /// None is loaded yet.
-    pub(super) fn new(hub: HubConfig, runtime: Handle) -> Self {
-        Self { resident: None, hub, runtime }
+    pub(super) fn new(hub: HubConfig, inputs: InputsConfig, runtime: Handle) -> Self {
+        let inputs = Inputs::new(inputs, runtime.clone());
+        Self { resident: None, hub, inputs, runtime }
+    }
+
+    /// The cache of what comes from stores.
+    pub(super) fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
 
     /// The backbone of a job, loaded if it is not the resident one. `loaded` hears of each load;
@@ -45,8 +50,8 @@ impl Backbones {
     /// When a file is missing here, or is not the one that the job was submitted with.
     pub(super) fn get(
         &mut self,
-        pin: &PinnedBackbone,
-        precision: Precision,
+        (pin, precision): (&PinnedBackbone, Precision),
+        store: &StoreAddress,
         loaded: impl FnOnce(),
         is_over: impl Fn() -> bool,
     ) -> Result<Backbone, Explained> {
@@ -57,9 +62,8 @@ impl Backbones {
         }
         // The old weights go before the new ones come: there may be memory for one only.
         self.resident = None;
-        let directory = self.directory(pin, is_over)?;
-        verify_all(&directory, pin)?;
-        let bert = Backbone::load(&directory, precision)?;
+        let folder = self.verified(pin, store, is_over)?;
+        let bert = Backbone::of(&folder, precision)?;
         loaded();
         let shared = bert.share();
         let audit = Audit::of(&bert).map_err(|error| Explained::from_error(&error))?;
@@ -69,27 +73,46 @@ impl Backbones {
         Ok(shared)
     }
 
+    /// The folder of a backbone, whose files are open and those that the job was submitted with: what is
+    /// loaded is what was hashed. What is damaged in this worker's own cache is fetched anew, once.
+    fn verified(
+        &self,
+        pin: &PinnedBackbone,
+        store: &StoreAddress,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Folder, Explained> {
+        let directory = self.directory(pin, store, &is_over)?;
+        let folder = Folder::at(&directory);
+        match verify_all(&folder, pin) {
+            Ok(()) => Ok(folder),
+            Err(_) if pin.url.is_some() && self.inputs.forget(&files_of(pin), &directory) => {
+                let folder = Folder::at(&self.directory(pin, store, is_over)?);
+                verify_all(&folder, pin).map(|()| folder)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where a backbone's files are on this worker: where the coordinator has them, or in this worker's
     /// own cache.
     fn directory(
         &self,
         pin: &PinnedBackbone,
+        store: &StoreAddress,
         is_over: impl Fn() -> bool,
     ) -> Result<PathBuf, Explained> {
+        if let Some(url) = &pin.url {
+            let (files, folder) = (&files_of(pin), pin.directory.as_str());
+            return self.inputs.folder(&Wanted { url, files, folder, store }, is_over);
+        }
         let directory = PathBuf::from(&pin.directory);
         let id = pin.hub.as_deref().map(HubId::of).transpose()?.flatten();
         let Some(id) = id.filter(|_| !directory.exists()) else { return Ok(directory) };
         tracing::info!(backbone = %id, "a backbone is fetched");
         let fetched = self.runtime.block_on(async {
-            let mut looks = tokio::time::interval(LOOK);
-            let over = async {
-                while !is_over() {
-                    looks.tick().await;
-                }
-            };
             tokio::select! {
                 fetched = hub::fetched(&self.hub, &id, |_| ()) => fetched,
-                () = over => Err(Explained::new("the worker was called away")),
+                () = until(is_over) => Err(Explained::new("the worker was called away")),
             }
         });
         match fetched {
@@ -140,33 +163,47 @@ impl Backbones {
     }
 }
 
+/// The files of a backbone that was fetched from a store, as its submit had them.
+fn files_of(pin: &PinnedBackbone) -> Files {
+    let small = [(CONFIG, &pin.config_sha256), (TOKENIZER, &pin.tokenizer_sha256)];
+    let small = small.into_iter().map(|(name, hash)| (name.to_owned(), hash.clone()));
+    small.chain(weights_of(pin)).collect()
+}
+
+fn weights_of(pin: &PinnedBackbone) -> BTreeMap<String, String> {
+    if pin.shards.is_empty() {
+        return BTreeMap::from([(WEIGHTS.to_owned(), pin.weights_sha256.clone())]);
+    }
+    pin.shards.clone()
+}
+
 /// Sees that a folder holds the files that a job was submitted with.
-fn verify_all(directory: &Path, pin: &PinnedBackbone) -> Result<(), Explained> {
-    verify(&directory.join(CONFIG), &pin.config_sha256)?;
-    let whole = BTreeMap::from([(WEIGHTS.to_owned(), pin.weights_sha256.clone())]);
-    let pinned = if pin.shards.is_empty() { &whole } else { &pin.shards };
-    for (name, hash) in pinned {
-        verify(&directory.join(name), hash)?;
+fn verify_all(folder: &Folder, pin: &PinnedBackbone) -> Result<(), Explained> {
+    verify(folder, CONFIG, &pin.config_sha256)?;
+    let pinned = weights_of(pin);
+    for (name, hash) in &pinned {
+        verify(folder, name, hash)?;
     }
     // A whole file beside the shards would be loaded in their place.
-    let files = WeightNames::read(directory)?.files();
+    let files = WeightNames::of(folder)?.files();
     if files.iter().collect::<BTreeSet<_>>() == pinned.keys().collect() {
         return Ok(());
     }
     Err(Explained::new(format!("the backbone's weights lie in {}", files.join(", ")))
-        .at(directory.display().to_string())
+        .at(folder.place(""))
         .expected("the files that it had when the job was submitted")
         .hint("remove what was added to the folder, or submit the job again"))
 }
 
-fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
-    let at = |error: Explained| error.at(path.display().to_string());
-    let unreadable = |error: std::io::Error| {
-        at(Explained::new(format!("the backbone cannot be read on this worker: {error}")))
+fn verify(folder: &Folder, name: &str, expected: &str) -> Result<(), Explained> {
+    let at = |error: Explained| error.at(folder.place(name));
+    let unreadable = |refused: Refused| {
+        at(Explained::new(format!("the backbone cannot be read on this worker: {refused}")))
             .expected("the same directory on every worker, for example on a shared file system")
     };
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    let found = storage::sha256_of_reader(file).map_err(unreadable)?;
+    let file = folder.open(name).map_err(unreadable)?;
+    let found =
+        storage::sha256_of_reader(file.reader()).map_err(|error| unreadable(error.into()))?;
     if found == expected {
         return Ok(());
     }
@@ -179,6 +216,7 @@ fn verify(path: &Path, expected: &str) -> Result<(), Explained> {
 mod tests {
     use super::*;
     use crate::backbone::INDEX;
+    use std::path::Path;
 
     /// Pins the golden backbone of this name, as a submit does.
     fn pinned(name: &str) -> (PathBuf, PinnedBackbone) {
@@ -192,6 +230,7 @@ mod tests {
         let pin = PinnedBackbone {
             directory: folder.display().to_string(),
             hub: None,
+            url: None,
             config_sha256: hash(CONFIG),
             shards: if whole.is_some() { BTreeMap::new() } else { hashes },
             weights_sha256: whole.unwrap_or_default(),
@@ -214,7 +253,7 @@ mod tests {
     }
 
     fn check_refused(folder: &Path, pin: &PinnedBackbone, what: &str) {
-        let error = verify_all(folder, pin).unwrap_err();
+        let error = verify_all(&Folder::at(folder), pin).unwrap_err();
         assert!(error.what.contains(what) && error.expected.is_some(), "{error:?}");
     }
 
@@ -222,7 +261,7 @@ mod tests {
     fn each_file_must_be_the_one_of_the_submit() {
         for name in ["backbone", "backbone-sharded"] {
             let (golden, pin) = pinned(name);
-            verify_all(&golden, &pin).unwrap();
+            verify_all(&Folder::at(&golden), &pin).unwrap();
             let files = WeightNames::read(&golden).unwrap().files();
             for file in files.into_iter().chain([CONFIG.to_owned()]) {
                 let folder = copy(&golden);
@@ -246,6 +285,6 @@ mod tests {
         let (golden, pin) = pinned("backbone");
         let folder = copy(&golden);
         std::fs::write(folder.path().join(INDEX), "{}").unwrap();
-        verify_all(folder.path(), &pin).unwrap();
+        verify_all(&Folder::at(folder.path()), &pin).unwrap();
     }
 }

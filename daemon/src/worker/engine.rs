@@ -7,19 +7,24 @@
 use super::backbones::Backbones;
 use super::generation;
 use super::held::{Exit, Held};
+use super::inputs::Wanted;
 use super::keeper::Last;
 use super::retry::{Pauses, patiently};
-use super::{Shared, data, join};
+use super::{Shared, data, join, told};
+use crate::checkpoint::peft;
 use crate::collective::{AbortHandle, CollectiveError};
+use crate::inputs::Folder;
 use crate::protocol::slate::{Order, Stop};
 use crate::train::pool::Pool;
 use crate::train::step::Setting;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::JobRecord;
+use ptv2_common::job::{JobRecord, MirroredFiles};
 use ptv2_common::place::{DevicePhase, Place};
 use ptv2_common::session::{FromWorker, LeaveReason, Stage, Start, Warm};
+use ptv2_common::storage::StoreAddress;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread::JoinHandle;
@@ -53,7 +58,8 @@ impl Device {
 /// When the system gives no thread.
 pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
     let over = shared.over.clone().drop_guard();
-    let backbones = Backbones::new(shared.config.hub.clone(), runtime.clone());
+    let config = &shared.config;
+    let backbones = Backbones::new(config.hub.clone(), config.inputs.clone(), runtime.clone());
     let mut engine = Engine { shared, runtime, backbones, held: None, unaudited: Vec::new() };
     std::thread::Builder::new()
         .name("device".into())
@@ -112,6 +118,7 @@ impl Engine {
     /// Leaves a job's generations for good. This thread is in none now, so saying it makes it so.
     fn stop(&mut self, stop: Stop) {
         let Stop { job, generation, park } = stop;
+        let _about = told::job(&job).entered();
         if park {
             self.park(&job);
         }
@@ -160,6 +167,9 @@ impl Engine {
     fn serve(&mut self, start: &Start) {
         let shared = Arc::clone(&self.shared);
         let (job, generation) = (start.job.id.clone(), start.generation);
+        let _about = told::generation(&job, generation, start.rank).entered();
+        let step = self.place(&job).map(|place| place.step);
+        tracing::info!(step, members = start.members.len(), "a generation begins");
         shared.pulse.enters(&job, generation);
         shared.pulse.moved(DevicePhase::Loading, None);
         let abort = shared.orders.enter(&job, generation);
@@ -217,6 +227,7 @@ impl Engine {
     /// Loads what a job needs before it is needed, and says so.
     fn warm(&mut self, warm: &Warm) {
         let job = warm.job.id.clone();
+        let _about = told::job(&job).entered();
         self.shared.pulse.moved(DevicePhase::Loading, None);
         let outcome = match self.ready(&warm.job, &warm.features, None) {
             Ok(()) => Ok(()),
@@ -242,7 +253,7 @@ impl Engine {
         let shared = Arc::clone(&self.shared);
         shared.pulse.speed(None);
         let store = shared.store.get().ok_or_else(|| Explained::new("no store was named yet"))?;
-        let store = store.open()?;
+        let (address, store) = (store, store.open()?);
         #[cfg(feature = "faults")]
         let store = crate::faults::store(store);
         let loaded = || {
@@ -254,7 +265,8 @@ impl Engine {
             None => shared.orders.is_ended(),
         };
         let precision = job.spec.backbone.precision;
-        let bert = self.backbones.get(&job.backbone, precision, loaded, is_over)?;
+        let adapter = self.adapter(job, address, is_over)?;
+        let bert = self.backbones.get((&job.backbone, precision), address, loaded, is_over)?;
         let setting = Arc::new(Setting::new(job, &bert)?);
         let data = patiently(
             Pauses::default(),
@@ -268,8 +280,30 @@ impl Engine {
         let pool = Pool::new(&bert, &setting, shared.config.threads)
             .map_err(|error| Explained::from_error(&error))?;
         let job = job.clone();
-        self.held = Some(Held::new(job, setting, pool, data, store));
+        let mut held = Held::new(job, setting, pool, data, store);
+        held.adapter = adapter;
+        self.held = Some(held);
         Ok(())
+    }
+
+    /// The first values that a job names. Those of a store are opened, and stay whatever is removed from
+    /// the cache.
+    fn adapter(
+        &self,
+        job: &JobRecord,
+        store: &StoreAddress,
+        is_over: impl Fn() -> bool,
+    ) -> Result<Option<Folder>, Explained> {
+        let Some(path) = &job.spec.init.adapter else { return Ok(None) };
+        let Some(MirroredFiles { url, folder, files }) = job.mirrored.get("init.adapter") else {
+            return Ok(Some(Folder::at(Path::new(path))));
+        };
+        let wanted = Wanted { url, files, folder, store };
+        let folder = Folder::at(&self.backbones.inputs().folder(&wanted, is_over)?);
+        folder.open(peft::values_file(&folder)).map_err(|refused| {
+            Explained::new(format!("the adapter cannot be read: {refused}")).at(folder.place(""))
+        })?;
+        Ok(Some(folder))
     }
 
     fn log(&self, job: &JobId, level: LogLevel, message: String) {

@@ -383,6 +383,8 @@ impl<'a> Training<'a> {
             && let Some(message) = look(&mut self.health)
         {
             let (job, level) = (self.start.job.id.clone(), LogLevel::Warn);
+            let step = self.held.progress.as_ref().map(|progress| progress.place.step);
+            let _at = tracing::error_span!("at", step).entered();
             self.shared.outbox.put(FromWorker::Log { job, level, message });
         }
     }

@@ -3,6 +3,7 @@
 use super::data::Data;
 use super::keeper::Keeper;
 use crate::collective::CollectiveError;
+use crate::inputs::Folder;
 use crate::numerics::state::TunedState;
 use crate::train::pool::{Pool, PoolError};
 use crate::train::step::Setting;
@@ -44,6 +45,8 @@ pub(super) struct Held {
     pub(super) pool: Pool,
     pub(super) data: Data,
     pub(super) store: Store,
+    /// The first values that it names.
+    pub(super) adapter: Option<Folder>,
     pub(super) progress: Option<Progress>,
     /// The writer of the generation that was left, while this rank is to write for a parked job.
     pub(super) keeper: Option<Keeper>,
@@ -65,7 +68,7 @@ impl Held {
         store: Store,
     ) -> Self {
         let (progress, keeper, recent) = (None, None, VecDeque::new());
-        Self { job, setting, pool, data, store, progress, keeper, recent }
+        Self { job, setting, pool, data, store, adapter: None, progress, keeper, recent }
     }
 
     /// Remembers a row of metrics.

@@ -9,13 +9,11 @@ use crate::collective::{AbortHandle, Collective};
 use crate::numerics::runs::Runs;
 use crate::numerics::state::TunedState;
 use crate::protocol::level::{self, Levelling, Standing};
-use crate::train::step::Setting;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use ptv2_common::session::{FromWorker, Start};
-use std::path::Path;
 use std::sync::Arc;
 use tokio::runtime::Handle;
 
@@ -158,7 +156,7 @@ fn begin(
             };
             patiently(Pauses::default(), attempt, failed, || group.is_aborted())?
         }
-        None => first_values(job, &held.setting, Runs::of(job).seed(0))?,
+        None => first_values(job, held, Runs::of(job).seed(0))?,
     };
     Ok(Progress::at(Place::default(), TunedState::new(values)))
 }
@@ -167,16 +165,10 @@ fn begin(
 ///
 /// # Errors
 /// When the adapter cannot be read, or is not what it was at submit.
-pub(super) fn first_values(
-    job: &JobRecord,
-    setting: &Setting,
-    seed: u64,
-) -> Result<Vec<f32>, Explained> {
-    match &job.spec.init.adapter {
-        Some(adapter) => {
-            peft::import(Path::new(adapter), &setting.layout, job.init_sha256.as_deref())
-        }
-        None => Ok(setting.initial_values(seed)),
+pub(super) fn first_values(job: &JobRecord, held: &Held, seed: u64) -> Result<Vec<f32>, Explained> {
+    match &held.adapter {
+        Some(adapter) => peft::import(adapter, &held.setting.layout, job.init_sha256.as_deref()),
+        None => Ok(held.setting.initial_values(seed)),
     }
 }
 

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tracing::Instrument;
 
 /// A checkpoint that is on its way for longer is late, and people are told, though nothing failed yet.
 const LATE: Duration = Duration::from_secs(5);
@@ -65,7 +66,8 @@ impl Keeper {
     /// Starts the task.
     pub(super) fn start(runtime: &Handle, shared: Arc<Shared>, beginning: Beginning) -> Self {
         let desk = Arc::new(Desk::default());
-        runtime.spawn(keep(Arc::clone(&desk), shared, beginning));
+        // It writes for the generation that it is started in.
+        runtime.spawn(keep(Arc::clone(&desk), shared, beginning).in_current_span());
         Self { desk }
     }
 
@@ -279,7 +281,7 @@ async fn sweep(writer: &Writer) {
     let keep = job.spec.checkpoint.keep;
     let swept = retention::sweep(writer.store(), &job.id, keep, clock::unix_ms()).await;
     if let Err(error) = swept {
-        tracing::warn!(job = %job.id, %error, "old checkpoints were not swept");
+        tracing::warn!(%error, "old checkpoints were not swept");
     }
 }
 

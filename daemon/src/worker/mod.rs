@@ -13,6 +13,7 @@ mod fingerprint;
 mod generation;
 mod health;
 mod held;
+mod inputs;
 mod join;
 mod keeper;
 mod orders;
@@ -22,6 +23,7 @@ mod reach;
 mod retry;
 mod score;
 mod session;
+mod told;
 
 use crate::clock;
 use crate::collective::tcp::Listener;
@@ -135,6 +137,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         visible_device: config.device.gpu.clone(),
         threads: config.threads,
         reduce_address: config.reduce_advertise.unwrap_or_else(|| listener.address()),
+        launch: config.launch.clone(),
         attached: None,
     };
     introduce(&hello, &config.device);

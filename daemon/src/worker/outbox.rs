@@ -1,5 +1,6 @@
 //! What the device thread has to say, until the coordinator has it. Never blocks, always bounded.
 
+use super::told;
 use crate::protocol::reports::Reports;
 use ptv2_common::session::{Attached, Envelope, FromWorker};
 use std::sync::{Mutex, PoisonError};
@@ -25,6 +26,7 @@ impl Outbox {
 
     /// Leaves a message.
     pub(super) fn put(&self, message: FromWorker) {
+        told::log(&message);
         self.with(|reports| reports.put(message));
         self.filled.notify_one();
     }

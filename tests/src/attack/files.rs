@@ -393,5 +393,5 @@ fn long_rows(target: &Target) -> String {
     });
     let cancel = Request::new("POST", &format!("{path}/cancel")).token(target.token(Scope::Submit));
     target.ask(&cancel.json("{}"));
-    format!("{state}")
+    state.to_string()
 }

@@ -70,7 +70,8 @@ pub(super) fn measure(jobs: usize, followers: usize) -> String {
         submitted.as_secs_f64(),
         streams.len()
     );
-    let kinds: [(&str, &dyn Fn(usize) -> String, usize); 4] = [
+    type Ask<'a> = (&'a str, &'a dyn Fn(usize) -> String, usize);
+    let kinds: [Ask<'_>; 4] = [
         ("status of a job", &|number| format!("/v1/jobs/{}", ids[number % ids.len()]), REQUESTS),
         ("status of all jobs", &|_| "/v1/jobs".into(), REQUESTS / 10),
         ("metrics of a job", &|number| format!("/v1/jobs/{}/metrics", ids[number % 10]), REQUESTS),

@@ -4,7 +4,6 @@
 use super::Target;
 use super::http::{Answer, Request};
 use ptv2_common::access::Scope;
-use serde_json::Value;
 
 /// Methods that are tried on each path.
 const METHODS: [&str; 10] =
@@ -50,10 +49,9 @@ pub(super) fn routes(target: &Target) -> Vec<Route> {
     let mut found = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let scope = match &operation["security"] {
-                Value::Null => None,
-                needed => Some(needed[0]["token"][0].as_str().unwrap().parse().unwrap()),
-            };
+            let scope = operation
+                .get("security")
+                .map(|needed| needed[0]["token"][0].as_str().unwrap().parse().unwrap());
             let parameters = operation["parameters"].as_array().into_iter().flatten();
             let query = parameters.filter(|one| one["in"] == "query");
             let query = query.map(|one| one["name"].as_str().unwrap().to_owned()).collect();

@@ -60,6 +60,7 @@ fn hello(id: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
+        launch: None,
         attached: None,
         slurm: None,
         visible_device: None,

@@ -4,6 +4,7 @@ use super::harness::{Cluster, root, superglue, text, tiny_cb};
 use crate::parity::{NO_DROPOUT, Reference, check, folder, largest_error};
 use ptv2_common::spec::{MethodSpec, PoolerKind, Precision};
 use ptv2_daemon::checkpoint::peft;
+use ptv2_daemon::inputs::Folder;
 use ptv2_daemon::numerics::state::{Layout, le_bytes};
 use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::step::{Network, Setting};
@@ -52,7 +53,7 @@ fn logits(
     let backbone = Backbone::load(&backbone(architecture), Precision::Fp32).unwrap();
     let method = MethodSpec { pre_seq_len: 5, pooler, ..MethodSpec::default() };
     let layout = Layout::of(&method, &backbone.config, labels).unwrap();
-    let values = peft::import(adapter, &layout, None).unwrap();
+    let values = peft::import(&Folder::at(adapter), &layout, None).unwrap();
     let setting = Setting {
         choices: 1,
         outputs: i64::try_from(labels).unwrap(),

@@ -18,6 +18,47 @@ fn a_coordinator_and_a_worker_of_their_own_do_a_job() {
     }
 }
 
+/// Whoever reads the logs of a run finds what is said of a job by its fields, in one place.
+#[test]
+fn log_lines_as_json_have_job_generation_rank_and_step() {
+    let Some(data) = superglue() else { return };
+    let mut cluster = Cluster::by_file(&data);
+    for _ in 0..2 {
+        cluster.worker(1, &["--log-format", "json"]);
+    }
+    let status = cluster.run(&tiny_cb(&data, ""), &["--workers", "2"]);
+    let id = status["id"].as_str().unwrap();
+    let fields = |name: &str| -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(cluster.folder.path().join(name)).unwrap();
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        log.lines().map(|text| line(text)["fields"].clone()).collect()
+    };
+    let mut ranks = Vec::new();
+    for name in ["worker-0.log", "worker-1.log"] {
+        let lines = fields(name);
+        let of_job = || lines.iter().filter(|line| line["job"] == id);
+        let whole = of_job()
+            .find(|line| line["generation"] == 1 && line["rank"].is_u64() && line["step"] == 0);
+        let whole = whole.unwrap_or_else(|| panic!("{lines:#?}"));
+        ranks.push(whole["rank"].as_u64().unwrap());
+        let ends = |line: &&serde_json::Value| line["tuned_sha256"] == status["tuned_sha256"];
+        assert!(of_job().any(|line| ends(&line)), "{lines:#?}");
+        if whole["rank"] == 0 {
+            // Its checkpoints are written by another thread.
+            let written = of_job().find(|line| line["key"].is_string()).unwrap();
+            assert_eq!((&written["rank"], written["step"].is_u64()), (&0.into(), true));
+        }
+    }
+    ranks.sort_unstable();
+    assert_eq!(ranks, [0, 1]);
+    let lines = fields("daemon.log");
+    let of_job: Vec<_> = lines.iter().filter(|line| line["job"] == id).collect();
+    assert!(of_job.len() > 4, "{lines:#?}");
+    for line in of_job {
+        assert!(line["generation"].is_u64() && line["step"].is_u64(), "{line}");
+    }
+}
+
 /// A drained worker ends well; the job goes on with the others, to the same bits.
 #[test]
 fn a_worker_is_drained() {

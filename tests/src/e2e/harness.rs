@@ -275,6 +275,12 @@ impl Cluster {
 
     /// Starts one worker beside the coordinator.
     pub(crate) fn worker(&mut self, threads: u32, more: &[&str]) {
+        self.start_worker(threads, more);
+        self.has_workers(self.workers.len());
+    }
+
+    /// The same without waiting for it: it may die at once.
+    pub(crate) fn start_worker(&mut self, threads: u32, more: &[&str]) {
         let number = self.workers.len();
         let child = Command::new(&self.program)
             .args(["worker", "--threads", &threads.to_string(), "--coordinator", &self.url()])
@@ -286,7 +292,6 @@ impl Cluster {
             .spawn()
             .unwrap();
         self.workers.push(Process(child));
-        self.has_workers(number + 1);
     }
 
     /// A worker was asked to end: waits for that, and takes it from the list.

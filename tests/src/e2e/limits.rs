@@ -35,7 +35,7 @@ impl Target {
 
     /// The head of a request, without the empty line at its end.
     fn head(&self, request: &str) -> String {
-        format!("{request} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {}\r\n", self.token)
+        format!("{request} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {}\r\n", self.token)
     }
 
     /// Sends what comes out of `next` again and again until it is taken no more; the answer, and how many
@@ -161,7 +161,7 @@ fn strangers(target: &Target) {
     let mut answers = Vec::new();
     for _ in 0..10 {
         let mut stream = target.connect();
-        stream.write_all(b"GET /v1/jobs HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").unwrap();
+        stream.write_all(b"GET /v1/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answers.push(answer);
@@ -252,6 +252,7 @@ async fn log(target: &Target, id: &str, lines: usize) {
         reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
         slurm: None,
         visible_device: None,
+        launch: None,
         attached: None,
     };
     let say = |seq, message| {

@@ -260,6 +260,7 @@ fn dial(cluster: &Cluster, id: &str) -> Option<ToWorker> {
         reduce_address: ([127, 0, 0, 1], 9).into(),
         slurm: None,
         visible_device: None,
+        launch: None,
         attached: None,
     };
     let url = format!("ws://{}/v1/session", cluster.listen());

@@ -68,6 +68,7 @@ impl Worker {
             device: "cpu".into(),
             threads: 1,
             reduce_address: SocketAddr::from(([127, 0, 0, 1], port)),
+            launch: None,
             slurm: None,
             visible_device: None,
             attached: None,

@@ -7,6 +7,7 @@ mod devices;
 mod ends;
 mod goes_on;
 pub(crate) mod lab;
+mod launcher;
 mod nodes;
 mod sweep;
 mod whole;

@@ -53,7 +53,7 @@ fn config(job: &JobRecord) -> Result<serde_json::Value, Explained> {
     let mut config = serde_json::json!({
         "peft_type": "PREFIX_TUNING",
         "task_type": "SEQ_CLS",
-        "base_model_name_or_path": backbone.directory,
+        "base_model_name_or_path": backbone.url.as_ref().unwrap_or(&backbone.directory),
         "inference_mode": true,
         "num_virtual_tokens": job.spec.method.prefix_length(),
         "token_dim": backbone.hidden_size,

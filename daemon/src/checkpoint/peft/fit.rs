@@ -3,13 +3,16 @@
 use super::{CONFIG, ORIGIN, values_file};
 use crate::backbone::Config;
 use crate::checkpoint::{JOB_FILE, STATE_FILE};
+use crate::inputs::Folder;
 use ptv2_common::error::Explained;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::spec::{JobSpec, MethodKind};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::{Display, Formatter};
-use std::path::{Path, PathBuf};
+
+/// Bytes of a description at most; a job's record has some thousand.
+const BYTES_MAX: u64 = 4 << 20;
 
 /// What PEFT says of an adapter; its versions write more keys, each its own.
 #[derive(Deserialize)]
@@ -53,20 +56,19 @@ impl Display for Model<'_> {
 /// # Errors
 /// Names what the adapter is and what the job wants: the backbones with their sizes, the prefixes with
 /// their lengths.
-pub fn check_fit(directory: &Path, spec: &JobSpec, config: &Config) -> Result<(), Explained> {
+pub fn check_fit(folder: &Folder, spec: &JobSpec, config: &Config) -> Result<(), Explained> {
     let wanted = Model {
         name: &spec.backbone.path,
         layers: config.num_hidden_layers,
         hidden: config.hidden_size,
         heads: config.num_attention_heads,
     };
-    if values_file(directory).ends_with(STATE_FILE) {
-        let Some((_, known)) = known(directory)? else { return Ok(()) };
-        return check_sizes(directory, &of_pinned(&known.backbone), &wanted);
+    if values_file(folder) == STATE_FILE {
+        let Some((_, known)) = known(folder)? else { return Ok(()) };
+        return check_sizes(folder, &of_pinned(&known.backbone), &wanted);
     }
-    let path = directory.join(CONFIG);
-    let at = |error: Explained| error.at(path.display().to_string());
-    let adapter: Adapter = read(&path)?;
+    let at = |error: Explained| error.at(folder.place(CONFIG));
+    let adapter: Adapter = read(folder, CONFIG)?;
     check_kind(&adapter).map_err(at)?;
     let made = Model {
         name: adapter.base_model_name_or_path.as_deref().unwrap_or("a model without a name"),
@@ -74,7 +76,7 @@ pub fn check_fit(directory: &Path, spec: &JobSpec, config: &Config) -> Result<()
         hidden: adapter.token_dim,
         heads: adapter.num_attention_heads,
     };
-    check_sizes(directory, &made, &wanted)?;
+    check_sizes(folder, &made, &wanted)?;
     check_method(&adapter, spec).map_err(at)
 }
 
@@ -88,13 +90,13 @@ fn check_kind(adapter: &Adapter) -> Result<(), Explained> {
         .hint("adapters of other kinds have no form here"))
 }
 
-fn check_sizes(directory: &Path, made: &Model<'_>, wanted: &Model<'_>) -> Result<(), Explained> {
+fn check_sizes(folder: &Folder, made: &Model<'_>, wanted: &Model<'_>) -> Result<(), Explained> {
     let sizes = |model: &Model<'_>| (model.layers, model.hidden, model.heads);
     if sizes(made) == sizes(wanted) {
         return Ok(());
     }
     Err(Explained::new(format!("the adapter is for another backbone: {made}"))
-        .at(directory.display().to_string())
+        .at(folder.place(""))
         .expected(format!("one for {wanted}"))
         .hint("take an adapter that was trained on the job's backbone"))
 }
@@ -121,8 +123,8 @@ fn check_method(adapter: &Adapter, spec: &JobSpec) -> Result<(), Explained> {
 ///
 /// # Errors
 /// Names both backbones with their hashes.
-pub fn check_backbone(directory: &Path, backbone: &PinnedBackbone) -> Result<(), Explained> {
-    let Some((path, known)) = known(directory)? else { return Ok(()) };
+pub fn check_backbone(folder: &Folder, backbone: &PinnedBackbone) -> Result<(), Explained> {
+    let Some((name, known)) = known(folder)? else { return Ok(()) };
     let made = known.backbone;
     if made.weights_sha256 == backbone.weights_sha256 {
         return Ok(());
@@ -131,7 +133,7 @@ pub fn check_backbone(directory: &Path, backbone: &PinnedBackbone) -> Result<(),
         format!("`{}`, whose weights have SHA-256 {}", one.directory, one.weights_sha256)
     };
     Err(Explained::new(format!("the adapter is for another backbone: {}", say(&made)))
-        .at(path.display().to_string())
+        .at(folder.place(name))
         .expected(format!("one for {}", say(backbone)))
         .hint(
             "take the backbone that it was trained on; where both hold the same numbers in other files, \
@@ -148,40 +150,43 @@ fn of_pinned(backbone: &PinnedBackbone) -> Model<'_> {
     }
 }
 
-/// The files that are read of an adapter's directory: its values, and what it says of itself.
-pub fn files(directory: &Path) -> Vec<PathBuf> {
-    let values = values_file(directory);
-    let config = (!values.ends_with(STATE_FILE)).then(|| directory.join(CONFIG));
-    let origin = Some(origin(directory)).filter(|path| path.exists());
+/// The files that are read of an adapter's folder: its values, and what it says of itself.
+pub fn files(folder: &Folder) -> Vec<&'static str> {
+    let values = values_file(folder);
+    let config = (values != STATE_FILE).then_some(CONFIG);
+    let origin = Some(origin(folder)).filter(|name| folder.has(name));
     [Some(values), config, origin].into_iter().flatten().collect()
 }
 
+/// All files that an adapter's folder may have.
+pub fn all_files() -> [&'static str; 5] {
+    [super::MODEL, CONFIG, ORIGIN, STATE_FILE, JOB_FILE]
+}
+
 /// The file that names the backbone, where there is one.
-fn origin(directory: &Path) -> PathBuf {
-    let is_native = values_file(directory).ends_with(STATE_FILE);
-    directory.join(if is_native { JOB_FILE } else { ORIGIN })
+fn origin(folder: &Folder) -> &'static str {
+    if values_file(folder) == STATE_FILE { JOB_FILE } else { ORIGIN }
 }
 
 /// What a pulled folder knows of its backbone, and which file says so.
-fn known(directory: &Path) -> Result<Option<(PathBuf, Known)>, Explained> {
-    let path = origin(directory);
-    if !path.exists() {
+fn known(folder: &Folder) -> Result<Option<(&'static str, Known)>, Explained> {
+    let name = origin(folder);
+    if !folder.has(name) {
         return Ok(None);
     }
-    let known = read(&path)?;
-    Ok(Some((path, known)))
+    Ok(Some((name, read(folder, name)?)))
 }
 
 /// Reads one of an adapter's descriptions.
 ///
 /// # Errors
 /// Names the file that cannot be read.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, Explained> {
+pub fn read<T: DeserializeOwned>(folder: &Folder, name: &str) -> Result<T, Explained> {
     let refused = |why: String| {
         Explained::new(format!("what the adapter says of itself cannot be read: {why}"))
-            .at(path.display().to_string())
+            .at(folder.place(name))
             .expected("the folder as it was pulled, or as PEFT saved it")
     };
-    let bytes = std::fs::read(path).map_err(|error| refused(error.to_string()))?;
+    let bytes = folder.read(name, BYTES_MAX).map_err(|error| refused(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))
 }

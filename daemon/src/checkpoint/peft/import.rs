@@ -2,17 +2,21 @@
 
 use super::{BERT, MODEL, ROBERTA, name_in};
 use crate::checkpoint::STATE_FILE;
+use crate::inputs::Folder;
 use crate::numerics::state::{HEAD_WEIGHT, Layout, fp32, values_of};
 use ptv2_common::error::Explained;
 use ptv2_common::storage::sha256;
 use safetensors::SafeTensors;
-use std::path::{Path, PathBuf};
+
+/// Bytes of a value at most: itself and two moments, in fp32, or fp64 in an adapter of others.
+const BYTES_A_VALUE: u64 = 16;
+/// Bytes of what describes the values, at most.
+const HEADER_BYTES_MAX: u64 = 1 << 20;
 
 /// The file of an adapter directory that holds its values: of a PEFT adapter, or of a checkpoint that
 /// was pulled in native form.
-pub fn values_file(directory: &Path) -> PathBuf {
-    let (adapter, native) = (directory.join(MODEL), directory.join(STATE_FILE));
-    if native.exists() && !adapter.exists() { native } else { adapter }
+pub fn values_file(folder: &Folder) -> &'static str {
+    if folder.has(STATE_FILE) && !folder.has(MODEL) { STATE_FILE } else { MODEL }
 }
 
 /// First values for a layout from an adapter directory. `pinned` is the SHA-256 that the file had at
@@ -21,20 +25,22 @@ pub fn values_file(directory: &Path) -> PathBuf {
 /// # Errors
 /// Names the directory and the tensor, with the expected and the found shape.
 pub fn import(
-    directory: &Path,
+    folder: &Folder,
     layout: &Layout,
     pinned: Option<&str>,
 ) -> Result<Vec<f32>, Explained> {
-    let path = values_file(directory);
+    let name = values_file(folder);
     let at = |error: Explained| {
-        let error = error.at(path.display().to_string());
+        let error = error.at(folder.place(name));
         if error.hint.is_some() {
             return error;
         }
         error.hint("`init.adapter` must be of the same backbone, method, prefix length and task")
     };
-    let bytes = std::fs::read(&path).map_err(|error| {
-        at(Explained::new(format!("no adapter can be read there: {error}"))
+    // A state holds its values thrice, with the moments; the header is small.
+    let most = layout.len() as u64 * BYTES_A_VALUE + HEADER_BYTES_MAX;
+    let bytes = folder.read(name, most).map_err(|refused| {
+        at(Explained::new(format!("no adapter can be read there: {refused}"))
             .expected(format!("a directory with {MODEL} or {STATE_FILE}")))
     })?;
     if let Some(pinned) = pinned
@@ -44,7 +50,7 @@ pub fn import(
         return Err(at(Explained::new(format!("the adapter has SHA-256 {found}")))
             .expected(format!("{pinned}, as it was when the job was submitted")));
     }
-    if path.ends_with(STATE_FILE) {
+    if name == STATE_FILE {
         return values_of(&bytes, layout).map_err(at);
     }
     of_peft(&bytes, layout).map_err(at)

@@ -16,7 +16,7 @@ mod import;
 mod tests;
 
 pub use export::export;
-pub use fit::{check_backbone, check_fit, files, read};
+pub use fit::{all_files, check_backbone, check_fit, files, read};
 pub use import::{import, values_file};
 
 use crate::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, POOLER_BIAS, POOLER_WEIGHT, PREFIX_TABLE};

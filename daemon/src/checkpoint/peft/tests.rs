@@ -2,6 +2,7 @@ use super::*;
 use crate::backbone::Config;
 use crate::checkpoint::{JOB_FILE, STATE_FILE};
 use crate::coordinator::run::tests::record;
+use crate::inputs::Folder;
 use crate::numerics::state::{Layout, TunedState};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
@@ -50,9 +51,10 @@ fn exported(job: &JobRecord) -> (TempDir, Vec<f32>) {
 
 /// What a job says of an adapter that it is to start from.
 fn check(folder: &Path, job: &JobRecord) -> Result<Vec<f32>, Explained> {
-    check_fit(folder, &job.spec, &config(job))?;
-    check_backbone(folder, &job.backbone)?;
-    import(folder, &layout(job), None)
+    let folder = Folder::at(folder);
+    check_fit(&folder, &job.spec, &config(job))?;
+    check_backbone(&folder, &job.backbone)?;
+    import(&folder, &layout(job), None)
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -71,9 +73,10 @@ fn an_adapter_survives_its_directory() {
     for job in [bert, trained, job("roberta")] {
         let (folder, values) = exported(&job);
         assert_eq!(check(folder.path(), &job).unwrap(), values);
-        let error = import(folder.path(), &layout(&job), Some("0")).unwrap_err();
+        let error = import(&Folder::at(folder.path()), &layout(&job), Some("0")).unwrap_err();
         assert!(error.what.contains("SHA-256"), "{error:?}");
-        let error = import(&folder.path().join("none"), &layout(&job), None).unwrap_err();
+        let error =
+            import(&Folder::at(&folder.path().join("none")), &layout(&job), None).unwrap_err();
         assert!(error.expected.unwrap().contains("adapter_model.safetensors"));
     }
 }
@@ -104,7 +107,7 @@ fn a_projection_is_exported_as_its_table() {
     // The network does not come back out of its table.
     let error = check(folder.path(), &projected).unwrap_err();
     assert!(error.what.contains("a prefix's table"), "{error:?}");
-    let error = import(folder.path(), &layout(&projected), None).unwrap_err();
+    let error = import(&Folder::at(folder.path()), &layout(&projected), None).unwrap_err();
     assert!(error.what.contains("`prefix.embedding`"), "{error:?}");
 }
 

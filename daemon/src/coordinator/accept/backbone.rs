@@ -1,5 +1,6 @@
 //! A backbone, and an adapter, as a job may name them: allowed, whole, and fitting each other.
 
+use super::wanted::BACKBONE;
 use super::{HashCache, Roots, roots};
 use crate::backbone::tensors::optional_shapes;
 use crate::backbone::{
@@ -7,18 +8,18 @@ use crate::backbone::{
 };
 use crate::checkpoint::peft;
 use crate::coordinator::staging::Encoder;
+use crate::inputs::Folder;
 use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
 use ptv2_common::job::PinnedBackbone;
 use ptv2_common::storage;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 /// A backbone directory that can be trained on.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Backbone {
-    /// The directory, absolute and real.
-    pub(super) directory: PathBuf,
+    /// The directory: its path is absolute and real.
+    folder: Folder,
     /// Its configuration.
     pub(super) config: Config,
     /// Which files hold its weights.
@@ -35,20 +36,20 @@ impl Backbone {
     /// Those of [`Roots::admit`] and [`Backbone::open`].
     pub(super) fn find(roots: &Roots, path: &str, longest: u32) -> Result<Self, Explained> {
         let Some(id) = HubId::of(path)? else {
-            return Self::open(roots, roots.admit("backbone.path", path)?, longest);
+            return Self::open(roots, roots.admit(BACKBONE, path)?, longest);
         };
         let Some(fetched) = &roots.fetched else {
-            return Err(Explained::new(format!("{id} was not fetched")).at("backbone.path"));
+            return Err(Explained::new(format!("{id} was not fetched")).at(BACKBONE));
         };
-        let cache = Roots { allowed: vec![fetched.cache.clone()], fetched: None };
-        let directory = cache.admit("backbone.path", &roots::text(&fetched.folder)?)?;
+        let cache = Roots { allowed: vec![fetched.cache.clone()], ..Roots::default() };
+        let folder = cache.admit(BACKBONE, &roots::path_text(&fetched.folder)?)?;
         let hub = Some(id.at(&fetched.commit));
-        Ok(Self { hub, ..Self::open(&cache, directory, longest)? })
+        Ok(Self { hub, ..Self::open(&cache, folder, longest)? })
     }
 
     /// How the job's record names it: what a branch or tag stands for may change, and a commit not.
     pub(super) fn path(&self) -> Result<String, Explained> {
-        self.hub.as_ref().map_or_else(|| roots::text(&self.directory), |id| Ok(id.to_string()))
+        self.hub.as_ref().map_or_else(|| roots::text(&self.folder), |id| Ok(id.to_string()))
     }
 
     /// Checks that a directory holds what a job needs: a configuration, weights of its shapes, and a
@@ -56,22 +57,22 @@ impl Backbone {
     ///
     /// # Errors
     /// Names the file that is missing, lies outside the roots, or cannot be used.
-    fn open(roots: &Roots, directory: PathBuf, max_seq_length: u32) -> Result<Self, Explained> {
+    fn open(roots: &Roots, folder: Folder, max_seq_length: u32) -> Result<Self, Explained> {
         let check = |name: &str| {
-            roots.check_file("backbone.path", &directory.join(name)).map_err(|error| {
+            roots.check_file(BACKBONE, &folder, name).map(drop).map_err(|error| {
                 let expected =
                     format!("a Hugging Face directory with {CONFIG}, {WEIGHTS}, {TOKENIZER}");
                 if error.expected.is_some() { error } else { error.expected(expected) }
             })
         };
-        if directory.join(INDEX).exists() {
+        if folder.has(INDEX) {
             check(INDEX)?;
         } else {
             for pickle in ["pytorch_model.bin", "pytorch_model.bin.index.json"] {
-                check_no_pickle(&directory, WEIGHTS, pickle, "backbone.path")?;
+                check_no_pickle(&folder, WEIGHTS, pickle, BACKBONE)?;
             }
         }
-        let weights = WeightNames::read(&directory)?;
+        let weights = WeightNames::of(&folder)?;
         for name in weights.files() {
             check(&name).map_err(|error| match weights {
                 WeightNames::Whole => error,
@@ -82,12 +83,12 @@ impl Backbone {
         }
         check(CONFIG)?;
         check(TOKENIZER)?;
-        let config = Config::read(&directory)?;
-        let files = WeightFiles::open(&directory)?;
+        let config = Config::of(&folder)?;
+        let files = WeightFiles::of(&folder)?;
         files.check(&shapes(&config))?;
         files.check_held(&optional_shapes(&config))?;
-        Encoder::read(&directory.join(TOKENIZER), config.vocab_size, max_seq_length)?;
-        Ok(Self { directory, config, weights, hub: None })
+        Encoder::read(&folder, config.vocab_size, max_seq_length)?;
+        Ok(Self { folder, config, weights, hub: None })
     }
 
     /// The hashes of all files that a job's result depends on.
@@ -95,7 +96,13 @@ impl Backbone {
     /// # Errors
     /// When a file cannot be read, or changes meanwhile.
     pub(super) fn pin(&self, hashes: &HashCache) -> Result<PinnedBackbone, Explained> {
-        let pin = |name: &str| hashes.sha256(&self.directory.join(name));
+        let pin = |name: &str| {
+            let place = self.folder.place(name);
+            let file = self.folder.open(name).map_err(|refused| {
+                Explained::new(format!("the file cannot be hashed: {refused}")).at(&place)
+            })?;
+            hashes.sha256(&file, &place)
+        };
         let (weights_sha256, shards) = match self.weights {
             WeightNames::Whole => (pin(WEIGHTS)?, BTreeMap::new()),
             WeightNames::Sharded(_) => {
@@ -109,8 +116,9 @@ impl Backbone {
             }
         };
         Ok(PinnedBackbone {
-            directory: roots::text(&self.directory)?,
+            directory: roots::path_text(self.folder.path())?,
             hub: self.hub.as_ref().map(ToString::to_string),
+            url: self.folder.url().map(ToString::to_string),
             config_sha256: pin(CONFIG)?,
             weights_sha256,
             shards,
@@ -124,21 +132,26 @@ impl Backbone {
 }
 
 /// Checks that a directory holds a PEFT adapter, or a checkpoint of another job.
-pub(super) fn check_adapter(roots: &Roots, directory: &Path) -> Result<(), Explained> {
+pub(super) fn check_adapter(roots: &Roots, folder: &Folder) -> Result<(), Explained> {
     let (key, weights) = ("init.adapter", "adapter_model.safetensors");
-    let values = peft::values_file(directory);
-    if values.ends_with(weights) {
-        check_no_pickle(directory, weights, "adapter_model.bin", key)?;
+    if peft::values_file(folder) == weights {
+        check_no_pickle(folder, weights, "adapter_model.bin", key)?;
     }
-    peft::files(directory).iter().try_for_each(|file| roots.check_file(key, file))
+    peft::files(folder).iter().try_for_each(|name| roots.check_file(key, folder, name).map(drop))
 }
 
 /// Refuses a directory that has its weights as a pickle only, which is a program to be run.
-fn check_no_pickle(dir: &Path, weights: &str, pickle: &str, key: &str) -> Result<(), Explained> {
-    if dir.join(weights).exists() || !dir.join(pickle).exists() {
+fn check_no_pickle(
+    folder: &Folder,
+    weights: &str,
+    pickle: &str,
+    key: &str,
+) -> Result<(), Explained> {
+    if folder.has(weights) || !folder.has(pickle) {
         return Ok(());
     }
-    Err(Explained::new(format!("`{}` holds {pickle}, a pickle, but no {weights}", dir.display()))
+    let place = folder.place("");
+    Err(Explained::new(format!("`{place}` holds {pickle}, a pickle, but no {weights}"))
         .at(key)
         .expected(weights)
         .hint(

@@ -1,25 +1,19 @@
 //! SHA-256 of files, remembered as long as a file stays as it is: a warm start must not read
 //! gigabytes.
 
+use crate::inputs::{Opened, State};
 use ptv2_common::error::Explained;
 use ptv2_common::storage;
 use std::collections::HashMap;
-use std::fs::{File, Metadata};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// Files remembered at most; beyond it all are forgotten.
 const ENTRIES_MAX: usize = 4096;
 
-/// A file in one state: device, inode, size, and times of content and of inode in seconds and
-/// nanoseconds.
-type FileState = (u64, u64, u64, [i64; 4]);
-
 /// Hashes of files, by what `stat` says of them.
 #[derive(Debug, Default)]
 pub struct HashCache {
-    known: Mutex<HashMap<FileState, String>>,
+    known: Mutex<HashMap<State, String>>,
 }
 
 impl HashCache {
@@ -27,19 +21,16 @@ impl HashCache {
     ///
     /// # Errors
     /// When the file cannot be read, or changes meanwhile.
-    pub fn sha256(&self, path: &Path) -> Result<String, Explained> {
-        let refused = |why: String| {
-            Explained::new(format!("the file cannot be hashed: {why}"))
-                .at(path.display().to_string())
-        };
+    pub fn sha256(&self, file: &Opened, place: &str) -> Result<String, Explained> {
+        let refused =
+            |why: String| Explained::new(format!("the file cannot be hashed: {why}")).at(place);
         let failed = |error: std::io::Error| refused(error.to_string());
-        let file = File::open(path).map_err(failed)?;
-        let before = state(&file.metadata().map_err(failed)?);
+        let before = file.state().map_err(failed)?;
         if let Some(known) = self.lock().get(&before) {
             return Ok(known.clone());
         }
-        let hash = storage::sha256_of_reader(&file).map_err(failed)?;
-        if state(&file.metadata().map_err(failed)?) != before {
+        let hash = storage::sha256_of_reader(file.reader()).map_err(failed)?;
+        if file.state().map_err(failed)? != before {
             return Err(refused("it changed while it was read".into())
                 .hint("submit again once nothing writes to it"));
         }
@@ -51,13 +42,8 @@ impl HashCache {
         Ok(hash)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FileState, String>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<State, String>> {
         // An insert is all that happens under the lock, so a panic elsewhere leaves the map whole.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn state(meta: &Metadata) -> FileState {
-    let times = [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()];
-    (meta.dev(), meta.ino(), meta.size(), times)
 }

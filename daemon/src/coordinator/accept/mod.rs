@@ -8,28 +8,34 @@ mod roots;
 pub mod score;
 #[cfg(test)]
 pub(crate) mod tests;
+pub mod wanted;
 
 pub use hashes::HashCache;
 pub use roots::Roots;
 
 use crate::backbone::Config;
 use crate::checkpoint::peft;
+use crate::inputs::Folder;
 use crate::numerics::state::Layout;
 use crate::tasks::rows::{self, Labels, Wanted};
 use crate::tasks::{self, Task};
 use backbone::Backbone;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
-use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
+use ptv2_common::job::{JobRecord, MirroredFiles, PinnedBackbone, Score};
+use ptv2_common::names;
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use ptv2_common::storage;
 use ptv2_common::task::{self, OwnTask};
 use serde_json::Value;
-use std::path::Path;
+use std::collections::BTreeMap;
+use wanted::{ADAPTER, DATA};
 
 /// The version of [`JobRecord`] that this build writes.
 const RECORD_FORMAT: u32 = 1;
+/// Bytes of a task file at most.
+const TASK_BYTES_MAX: u64 = 1 << 20;
 
 /// Accepts a job: checks its spec, pins its backbone by hash, resolves paths and defaults.
 ///
@@ -44,10 +50,10 @@ pub fn accept(
 ) -> Result<JobRecord, Explained> {
     let resolved = Resolved::new(spec, roots, None)?;
     let backbone = resolved.backbone.pin(hashes)?;
-    if let Some(adapter) = &resolved.spec.init.adapter {
-        peft::check_backbone(Path::new(adapter), &backbone)?;
+    if let Some(adapter) = &resolved.adapter {
+        peft::check_backbone(adapter, &backbone)?;
     }
-    resolved.record(backbone, hashes, (id, now_unix_ms), None)
+    resolved.record(backbone, (roots, hashes), (id, now_unix_ms), None)
 }
 
 /// Says what a job would do, with all checks of [`accept`]; hashes nothing.
@@ -64,6 +70,9 @@ struct Resolved {
     spec_sha256: String,
     task: Box<dyn Task>,
     own_task: Option<OwnTask>,
+    /// Where its rows are, and the first values that it names.
+    data: Folder,
+    adapter: Option<Folder>,
     backbone: Backbone,
     layout: Layout,
     /// The splits that it reads.
@@ -77,8 +86,14 @@ impl Resolved {
         let mut spec = JobSpec::from_value(spec)?;
         // Fields of a struct are written in the order of their declaration: canonical enough.
         let canonical = serde_json::to_vec(&spec).map_err(|error| Explained::from_error(&error))?;
-        let data = roots.admit("data.root", &spec.data.root)?;
-        let own_task = own_task(roots, &mut spec, &data)?;
+        if let Some((split, _)) = scored {
+            names::check("split", split)?;
+        }
+        let data = roots.admit(DATA, &spec.data.root)?;
+        let mut own_task = own_task(roots, &mut spec)?;
+        if let Some(declared) = &mut own_task {
+            declared.settle_files(data.path());
+        }
         let task = match &own_task {
             Some(declared) => tasks::own(declared, spec.data.template_id)?,
             None => tasks::named(&spec.task, spec.data.template_id)?,
@@ -86,10 +101,11 @@ impl Resolved {
         if scored.is_none() {
             check_trainable(&*task)?;
         }
-        if let Some(adapter) = &spec.init.adapter {
-            let adapter = roots.admit("init.adapter", adapter)?;
-            backbone::check_adapter(roots, &adapter)?;
-            spec.init.adapter = Some(roots::text(&adapter)?);
+        let adapter = spec.init.adapter.as_ref();
+        let adapter = adapter.map(|adapter| roots.admit(ADAPTER, adapter)).transpose()?;
+        if let Some(adapter) = &adapter {
+            backbone::check_adapter(roots, adapter)?;
+            spec.init.adapter = Some(roots::text(adapter)?);
         }
         let backbone = Backbone::find(roots, &spec.backbone.path, spec.data.max_seq_length)?;
         check_positions(&spec, &backbone)?;
@@ -103,28 +119,42 @@ impl Resolved {
         spec.backbone.path = backbone.path()?;
         spec.training.slices = Some(spec.training.slice_count());
         let layout = layout(&spec, &*task, &backbone.config)?;
-        if let Some(adapter) = &spec.init.adapter {
-            peft::check_fit(Path::new(adapter), &spec, &backbone.config)?;
-            peft::import(Path::new(adapter), &layout, None)?;
+        if let Some(adapter) = &adapter {
+            peft::check_fit(adapter, &spec, &backbone.config)?;
+            peft::import(adapter, &layout, None)?;
         }
         let plan = compute(&spec, &layout, &backbone.config, [train_rows, val_rows]);
         let spec_sha256 = storage::sha256(&canonical);
-        Ok(Self { spec, spec_sha256, task, own_task, backbone, layout, wanted, plan })
+        Ok(Self {
+            spec,
+            spec_sha256,
+            task,
+            own_task,
+            data,
+            adapter,
+            backbone,
+            layout,
+            wanted,
+            plan,
+        })
     }
 
     /// The job as it is kept.
     fn record(
         self,
         backbone: PinnedBackbone,
-        hashes: &HashCache,
+        (roots, hashes): (&Roots, &HashCache),
         (id, now_unix_ms): (JobId, u64),
         score: Option<Score>,
     ) -> Result<JobRecord, Explained> {
-        let values = self.spec.init.adapter.as_ref().map(|one| peft::values_file(Path::new(one)));
-        let init_sha256 = values.map(|file| hashes.sha256(&file)).transpose()?;
+        let hash_of = |folder: &Folder, name: &str| {
+            let file = roots.check_file("", folder, name)?;
+            hashes.sha256(&file, &folder.place(name))
+        };
+        let values = self.adapter.as_ref().map(|one| hash_of(one, peft::values_file(one)));
+        let init_sha256 = values.transpose()?;
         let task = self.task;
-        let root = Path::new(&self.spec.data.root);
-        let hash = |split: &str| hashes.sha256(&rows::file(root, &*task, split));
+        let hash = |split: &str| hash_of(&self.data, &rows::name(&*task, split));
         let data_sha256 = self
             .wanted
             .iter()
@@ -142,6 +172,7 @@ impl Resolved {
             backbone,
             data_sha256,
             init_sha256,
+            mirrored: mirrored(roots),
             score,
             own_task: self.own_task,
             plan: self.plan,
@@ -153,22 +184,35 @@ impl Resolved {
     }
 }
 
-/// Reads the task file that a job names, if it does, and settles which files it has.
-fn own_task(roots: &Roots, spec: &mut JobSpec, data: &Path) -> Result<Option<OwnTask>, Explained> {
+/// Files of stores that the job needs later.
+fn mirrored(roots: &Roots) -> BTreeMap<String, MirroredFiles> {
+    let later = |key: &str| key != wanted::SCORED_ADAPTER;
+    let found = roots.mirrored.iter().filter(|(key, _)| later(key));
+    found
+        .map(|(key, found)| {
+            let (url, files) = (found.url.to_string(), found.files.clone());
+            let folder = found.folder.display().to_string();
+            (key.clone(), MirroredFiles { url, folder, files })
+        })
+        .collect()
+}
+
+/// Reads the task file that a job names, if it does.
+fn own_task(roots: &Roots, spec: &mut JobSpec) -> Result<Option<OwnTask>, Explained> {
     if !task::is_own(&spec.task) {
         return Ok(None);
     }
-    let file = roots.admit("task", &spec.task)?;
-    roots.check_file("task", &file)?;
-    let text = std::fs::read_to_string(&file).map_err(|error| {
-        Explained::new(format!("the task file cannot be read: {error}"))
-            .at(file.display().to_string())
+    let (path, file) = roots.admit_file("task", &spec.task)?;
+    let refused = |why: String| {
+        Explained::new(format!("the task file cannot be read: {why}"))
+            .at(path.display().to_string())
             .expected("a file like configs/own-task.toml")
             .hint("see that it may be read, and is text in UTF-8")
-    })?;
-    let mut declared = OwnTask::from_toml(&text, &file)?;
-    declared.settle_files(data);
-    spec.task = roots::text(&file)?;
+    };
+    let bytes = file.read(TASK_BYTES_MAX).map_err(|error| refused(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|error| refused(error.to_string()))?;
+    let declared = OwnTask::from_toml(&text, &path)?;
+    spec.task = roots::path_text(&path)?;
     Ok(Some(declared))
 }
 
@@ -206,13 +250,13 @@ fn check_positions(spec: &JobSpec, backbone: &Backbone) -> Result<(), Explained>
 /// Counts examples by assembling each, so that a bad row is refused at submit.
 fn count_rows(
     roots: &Roots,
-    root: &Path,
+    data: &Folder,
     task: &dyn Task,
     wanted: &Wanted,
 ) -> Result<u64, Explained> {
-    let file = rows::file(root, task, &wanted.split);
-    roots.check_file("data.root", &file)?;
-    rows::each(&rows::load(&file)?, &file, task, wanted, |_| Ok(()))
+    let name = rows::name(task, &wanted.split);
+    roots.check_file(DATA, data, &name)?;
+    rows::each(rows::open(data, &name)?.reader(), &data.place(&name), task, wanted, |_| Ok(()))
 }
 
 /// What the job tunes.

@@ -1,7 +1,9 @@
 //! Jobs that train nothing: they score a split with values that were trained before.
 
+use super::wanted::SCORED_ADAPTER;
 use super::{HashCache, Resolved, Roots, backbone};
 use crate::checkpoint::{JOB_FILE, peft};
+use crate::inputs::Folder;
 use crate::numerics::state::TunedState;
 use crate::tasks::rows::Labels;
 use ptv2_common::api::ScoreRequest;
@@ -10,7 +12,6 @@ use ptv2_common::ids::JobId;
 use ptv2_common::job::{JobRecord, PinnedBackbone, Score};
 use ptv2_common::{spec, storage};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
 
 /// Values that were trained before, and what is known of the job that trained them.
 pub struct Trained {
@@ -28,7 +29,7 @@ enum Values {
     /// A state file.
     State(Vec<u8>),
     /// An adapter's folder.
-    Adapter(PathBuf),
+    Adapter(Folder),
 }
 
 impl Trained {
@@ -45,19 +46,18 @@ impl Trained {
     /// # Errors
     /// When there is no adapter, or what it says of itself cannot be read.
     pub fn adapter(location: &str, roots: &Roots) -> Result<Self, Explained> {
-        let folder = roots.admit("adapter", location)?;
+        let folder = roots.admit(SCORED_ADAPTER, location)?;
         backbone::check_adapter(roots, &folder)?;
-        let of = folder.display().to_string();
-        let (native, origin) = (folder.join(JOB_FILE), folder.join(peft::ORIGIN));
+        let of = folder.place("");
         let known = |spec, backbone, labels| (spec, Some(backbone), Some(labels));
-        let (spec, backbone, labels) = if native.exists() {
-            roots.check_file("adapter", &native)?;
-            let record: JobRecord = peft::read(&native)?;
+        let (spec, backbone, labels) = if folder.has(JOB_FILE) {
+            roots.check_file(SCORED_ADAPTER, &folder, JOB_FILE)?;
+            let record: JobRecord = peft::read(&folder, JOB_FILE)?;
             let spec = serde_json::to_value(&record.spec).unwrap_or_default();
             known(spec, record.backbone, record.labels)
-        } else if origin.exists() {
-            roots.check_file("adapter", &origin)?;
-            let origin: peft::Origin = peft::read(&origin)?;
+        } else if folder.has(peft::ORIGIN) {
+            roots.check_file(SCORED_ADAPTER, &folder, peft::ORIGIN)?;
+            let origin: peft::Origin = peft::read(&folder, peft::ORIGIN)?;
             let mut spec = spec_of_peft(&folder)?;
             spec["task"] = origin.task.into();
             spec["backbone"] = json!({ "path": origin.backbone.path() });
@@ -79,11 +79,10 @@ impl Trained {
 }
 
 /// What a PEFT adapter tells of a job: its backbone and its prefix. The rest is for the request to say.
-fn spec_of_peft(folder: &Path) -> Result<Value, Explained> {
-    let file = folder.join(peft::CONFIG);
-    let config: Value = peft::read(&file)?;
+fn spec_of_peft(folder: &Folder) -> Result<Value, Explained> {
+    let config: Value = peft::read(folder, peft::CONFIG)?;
     let length = config["num_virtual_tokens"].as_u64().ok_or_else(|| {
-        Explained::new("`num_virtual_tokens` is no number").at(file.display().to_string())
+        Explained::new("`num_virtual_tokens` is no number").at(folder.place(peft::CONFIG))
     })?;
     let mut spec = json!({ "method": { "kind": "prefix", "pre_seq_len": length } });
     if let Some(path) = config["base_model_name_or_path"].as_str().filter(|path| !path.is_empty()) {
@@ -126,7 +125,7 @@ pub fn accept(
         of: trained.of,
         state_sha256: storage::sha256(&state),
     };
-    let record = resolved.record(pinned, hashes, (id, now_unix_ms), Some(score))?;
+    let record = resolved.record(pinned, (roots, hashes), (id, now_unix_ms), Some(score))?;
     Ok((record, state))
 }
 

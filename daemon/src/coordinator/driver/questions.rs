@@ -2,13 +2,13 @@
 
 use super::Driver;
 use crate::clock;
-use crate::coordinator::entries;
-use crate::coordinator::run::{Adopted, Event, Standing};
+use crate::coordinator::run::{Adopted, Event, Load, Standing, explain};
+use crate::coordinator::{entries, inputs};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{JobId, WorkerId};
 use ptv2_common::job::JobRecord;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::oneshot;
 
 /// What the API asks. Each answer reflects everything that was decided before it.
@@ -25,6 +25,8 @@ pub enum Question {
     Cancel(JobId, oneshot::Sender<Option<JobStatus>>),
     /// Try a job again.
     Retry(JobId, oneshot::Sender<Option<JobStatus>>),
+    /// The views of the cache of inputs that jobs need which have not ended.
+    Needed(oneshot::Sender<BTreeSet<String>>),
     /// Take up a job that was found in a store of this location.
     Adopt(Box<Adopted>, String, oneshot::Sender<Result<Option<JobStatus>, Explained>>),
     /// What keeping the store needs to know of all jobs, or of one.
@@ -33,6 +35,10 @@ pub enum Question {
     Workers(oneshot::Sender<Vec<WorkerStatus>>),
     /// Drain a worker; answers whether there is one of that id.
     Drain(WorkerId, oneshot::Sender<bool>),
+    /// How many workers the jobs could use, and who is there.
+    Load(oneshot::Sender<Load>),
+    /// Drain a worker, unless it has work.
+    LetGo(WorkerId, oneshot::Sender<bool>),
 }
 
 impl Driver {
@@ -46,7 +52,7 @@ impl Driver {
             // It was told meanwhile that nothing can be done now: then nothing must be done later.
             Question::Submit(_, reply) if reply.is_closed() => {}
             Question::Cancel(_, reply) | Question::Retry(_, reply) if reply.is_closed() => {}
-            Question::Drain(_, reply) if reply.is_closed() => {}
+            Question::Drain(_, reply) | Question::LetGo(_, reply) if reply.is_closed() => {}
             Question::Adopt(_, _, reply) if reply.is_closed() => {}
             Question::Submit(record, reply) => drop(reply.send(self.submit(record).await)),
             Question::Find(text, reply) => {
@@ -54,11 +60,14 @@ impl Driver {
                 drop(reply.send(ids.iter().filter_map(|id| self.status(id)).collect()));
             }
             Question::Jobs(reply) => {
-                drop(reply.send(self.cluster.statuses(self.clock.elapsed())));
+                let jobs = self.cluster.statuses(self.clock.elapsed());
+                let launcher = self.launcher.borrow().clone();
+                drop(reply.send(jobs.into_iter().map(|job| explain(job, &launcher)).collect()));
             }
             Question::Record(job, reply) => {
                 drop(reply.send(self.cluster.record_of(&job).cloned()));
             }
+            Question::Needed(reply) => drop(reply.send(self.needed())),
             Question::Cancel(job, reply) => {
                 self.order(Event::Cancel(job.clone())).await?;
                 drop(reply.send(self.status(&job)));
@@ -89,6 +98,14 @@ impl Driver {
                 self.order(Event::Drain(worker)).await?;
                 let _ = reply.send(known);
             }
+            Question::Load(reply) => drop(reply.send(self.cluster.load())),
+            Question::LetGo(worker, reply) => {
+                let is_spare = self.cluster.is_spare(&worker);
+                if is_spare {
+                    self.order(Event::Drain(worker)).await?;
+                }
+                let _ = reply.send(is_spare);
+            }
         }
         Ok(())
     }
@@ -99,7 +116,7 @@ impl Driver {
         let (job, before) = (record.id.clone(), self.cluster.clone());
         let now = self.clock.elapsed();
         let actions = self.cluster.apply(now, Event::Submitted(record));
-        let entries = entries::of_decision(&actions, clock::millis(now), Vec::new());
+        let entries = entries::of_decision(&self.cluster, &actions, clock::millis(now), Vec::new());
         if let Err(error) = self.journal.write(entries).await {
             self.cluster = before;
             return Err(error.hint("the job was not accepted: make room, then submit it again"));
@@ -107,6 +124,11 @@ impl Driver {
         self.changes.send_modify(|count| *count += 1);
         self.act(actions);
         self.status(&job).ok_or_else(|| Explained::new("the job was not taken"))
+    }
+
+    /// The views of the cache of inputs that jobs need which have not ended.
+    pub(super) fn needed(&self) -> BTreeSet<String> {
+        self.cluster.unfinished().flat_map(inputs::needed_by).collect()
     }
 
     fn check_queue(&self) -> Result<(), Explained> {
@@ -126,6 +148,7 @@ impl Driver {
     }
 
     fn status(&self, job: &JobId) -> Option<JobStatus> {
-        self.cluster.status(self.clock.elapsed(), job)
+        let status = self.cluster.status(self.clock.elapsed(), job)?;
+        Some(explain(status, &self.launcher.borrow()))
     }
 }

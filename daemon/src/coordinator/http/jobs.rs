@@ -7,6 +7,7 @@ use crate::coordinator::accept::{self, Roots};
 use crate::coordinator::driver::Question;
 use crate::coordinator::idempotency::{self, Claim};
 use crate::coordinator::tokens::Caller;
+use crate::inputs::Wanted;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -16,6 +17,7 @@ use ptv2_common::error::Explained;
 use ptv2_common::hub::HubId;
 use ptv2_common::ids::JobId;
 use ptv2_common::job::JobRecord;
+use ptv2_common::names;
 use ptv2_common::plan::Plan;
 use ptv2_common::spec::JobSpec;
 use serde::Deserialize;
@@ -37,7 +39,10 @@ pub(super) async fn submit(
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
     let spec = request.spec;
-    let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
+    if let Some(key) = &request.idempotency_key {
+        names::check_key("idempotency_key", key).map_err(Refusal::spec)?;
+    }
+    let (roots, hashes) = (edge.roots_of(&spec, None).await?, Arc::clone(&edge.hashes));
     let (id, now) = new_job(&edge)?;
     let mut record = checked(move || accept::accept(spec, &roots, &hashes, id, now)).await?;
     record.submitted_by = Some(caller.principal.clone());
@@ -130,22 +135,46 @@ pub(super) async fn plan(
     body: Result<Json<SubmitRequest>, JsonRejection>,
 ) -> Result<Json<Plan>, Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
-    let roots = edge.roots_of(&request.spec).await?;
+    let roots = edge.roots_of(&request.spec, None).await?;
     let check = move || accept::plan(request.spec, &roots);
     Ok(Json(checked(check).await?))
 }
 
 impl Edge {
-    /// What a job may read: of one whose backbone lies on a hub, the backbone, too, once it is there.
-    pub(super) async fn roots_of(&self, spec: &Value) -> Result<Roots, Refusal> {
+    /// What a job may read: of one whose backbone lies on a hub, or which names places in stores, those,
+    /// too, once they are there. `split` is the one that a job scores.
+    pub(super) async fn roots_of(
+        &self,
+        value: &Value,
+        split: Option<&str>,
+    ) -> Result<Roots, Refusal> {
         // A job that is wrong is refused before gigabytes are fetched for it.
-        let spec = JobSpec::from_value(spec.clone()).map_err(Refusal::spec)?;
-        let Some(id) = HubId::of(&spec.backbone.path).map_err(Refusal::spec)? else {
-            return Ok(self.roots.with(None));
-        };
-        match self.fetches.get(&id).await.map_err(Refusal::spec)? {
-            Ok(snapshot) => Ok(self.roots.with(Some(snapshot))),
-            Err(progress) => Err(Refusal::fetching(&id, progress)),
+        let spec = JobSpec::from_value(value.clone()).map_err(Refusal::spec)?;
+        let id = HubId::of(&spec.backbone.path).map_err(Refusal::spec)?;
+        let mut roots = self.roots.with(None);
+        let (value, split, allowed) = (value.clone(), split.map(str::to_owned), roots.clone());
+        let wanted = move || accept::wanted::wanted(value, &allowed, split.as_deref());
+        for (key, wanted) in checked(wanted).await? {
+            roots = self.with_mirrored(roots, key, &wanted).await?;
+        }
+        let Some(id) = id else { return Ok(roots) };
+        match self.fetches.of_hub(&id).await.map_err(Refusal::spec)? {
+            Ok(snapshot) => Ok(roots.with(Some(snapshot))),
+            Err(progress) => Err(Refusal::fetching("backbone.path", &id, progress)),
+        }
+    }
+
+    /// The same roots with what is needed of a place in a store, once it is there.
+    pub(super) async fn with_mirrored(
+        &self,
+        roots: Roots,
+        key: &str,
+        wanted: &Wanted,
+    ) -> Result<Roots, Refusal> {
+        let needed = self.ask(Question::Needed).await?;
+        match self.fetches.of_store(wanted, needed).await.map_err(Refusal::spec)? {
+            Ok(mirrored) => Ok(roots.with_mirrored(key, mirrored)),
+            Err(progress) => Err(Refusal::fetching(key, wanted, progress)),
         }
     }
 }

@@ -6,6 +6,7 @@ mod auth;
 mod checkpoints;
 mod gate;
 mod jobs;
+mod launcher;
 mod metrics;
 mod openapi;
 mod origin;
@@ -34,10 +35,11 @@ use axum::Router;
 use axum::extract::State;
 use problem::Refusal;
 use ptv2_common::api::JobStatus;
+use ptv2_common::launch::LauncherStatus;
 use ptv2_common::storage::{Store, StoreAddress};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// What the handlers share.
@@ -62,6 +64,8 @@ pub struct Edge {
     pub(super) gate: Arc<Gate>,
     /// What jobs may read.
     pub roots: Arc<Roots>,
+    /// Workers that the coordinator starts itself.
+    pub launches: watch::Receiver<LauncherStatus>,
     /// Backbones that come from a hub.
     pub fetches: Fetches,
     /// Hashes of backbones' files.

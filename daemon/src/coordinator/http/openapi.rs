@@ -2,7 +2,9 @@
 //! table of routes.
 
 use super::routes::{self, Route};
-use super::{access, checkpoints, jobs, metrics, scores, session, streams, upkeep, workers};
+use super::{
+    access, checkpoints, jobs, launcher, metrics, scores, session, streams, upkeep, workers,
+};
 use axum::Json;
 use axum::http::Method;
 use utoipa::OpenApi;
@@ -41,6 +43,7 @@ const TOKEN: &str = "token";
         upkeep::recover,
         workers::list,
         workers::drain,
+        launcher::status,
         access::create,
         access::list,
         access::revoke,

@@ -7,8 +7,8 @@ use axum::response::{IntoResponse, Response};
 use ptv2_common::access::Scope;
 use ptv2_common::api::{FETCHING, Problem};
 use ptv2_common::error::Explained;
-use ptv2_common::hub::HubId;
 use ptv2_common::text::escaped_to;
+use std::fmt::Display;
 
 /// The code of a refusal, left with its answer for the audit.
 #[derive(Debug, Clone, Copy)]
@@ -130,14 +130,14 @@ impl Refusal {
     }
 
     /// What a job needs is on its way: whoever asks again will find it further, or there.
-    pub(super) fn fetching(id: &HubId, Progress { bytes, of }: Progress) -> Self {
+    pub(super) fn fetching(key: &str, id: &dyn Display, Progress { bytes, of }: Progress) -> Self {
         let megabytes = |bytes: u64| bytes.div_ceil(1_000_000);
         let far = match of {
             0 => String::new(),
             of => format!(": {} of {} MB", megabytes(bytes), megabytes(of)),
         };
         let error = Explained::new(format!("{id} is being fetched{far}"))
-            .at("backbone.path")
+            .at(key)
             .hint("submit again, as ptv2ctl does by itself");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, FETCHING, error)
     }

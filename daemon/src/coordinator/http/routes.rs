@@ -3,8 +3,8 @@
 
 use super::auth::{self, Door};
 use super::{
-    Shared, access, checkpoints, gate, jobs, metrics, openapi, origin, problem, scores, session,
-    streams, upkeep, version, workers,
+    Shared, access, checkpoints, gate, jobs, launcher, metrics, openapi, origin, problem, scores,
+    session, streams, upkeep, version, workers,
 };
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -49,6 +49,7 @@ pub(super) fn table() -> Vec<Route> {
         get("/v1/jobs/{job}/data/{sha256}", Read, checkpoints::data),
         get("/v1/workers", Read, workers::list),
         post("/v1/workers/{worker}/drain", Admin, workers::drain),
+        get("/v1/launcher", Admin, launcher::status),
         get("/v1/tokens", Admin, access::list),
         post("/v1/tokens", Admin, access::create),
         delete("/v1/tokens/{id}", Admin, access::revoke),

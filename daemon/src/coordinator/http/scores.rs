@@ -6,6 +6,7 @@ use super::problem::Refusal;
 use super::{Edge, Shared};
 use crate::checkpoint::{STATE_FILE, read};
 use crate::coordinator::accept::score::{self, Trained};
+use crate::coordinator::accept::wanted::{SCORED_ADAPTER, adapter_at};
 use crate::coordinator::driver::Question;
 use crate::coordinator::tokens::Caller;
 use axum::extract::State;
@@ -16,7 +17,7 @@ use ptv2_common::api::{JobStatus, ScoreRequest, ScoreSource};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
 use ptv2_common::manifest::{Which, data_key};
-use ptv2_common::storage;
+use ptv2_common::{names, storage};
 use std::sync::Arc;
 
 /// Submits a job that scores a split. It runs as any other job does, sharded over workers.
@@ -31,15 +32,25 @@ pub(super) async fn submit(
     body: Result<Json<ScoreRequest>, JsonRejection>,
 ) -> Result<(StatusCode, Json<JobStatus>), Refusal> {
     let Json(request) = body.map_err(|error| Refusal::malformed(error.body_text()))?;
+    names::check("split", &request.split).map_err(Refusal::spec)?;
+    if let Some(key) = &request.idempotency_key {
+        names::check_key("idempotency_key", key).map_err(Refusal::spec)?;
+    }
     let trained = match &request.source {
         ScoreSource::Adapter(adapter) => {
-            let (roots, adapter) = (edge.roots.with(None), adapter.clone());
+            let mut roots = edge.roots.with(None);
+            let wanted = adapter_at(SCORED_ADAPTER, adapter, &roots).map_err(Refusal::spec)?;
+            if let Some(wanted) = wanted {
+                roots = edge.with_mirrored(roots, SCORED_ADAPTER, &wanted).await?;
+            }
+            let adapter = adapter.clone();
             checked(move || Trained::adapter(&adapter, &roots)).await?
         }
         ScoreSource::Job { job, checkpoint, seed } => of_job(&edge, job, checkpoint, *seed).await?,
     };
     let spec = trained.spec_for(&request).map_err(Refusal::spec)?;
-    let (roots, hashes) = (edge.roots_of(&spec).await?, Arc::clone(&edge.hashes));
+    let roots = edge.roots_of(&spec, Some(&request.split)).await?;
+    let hashes = Arc::clone(&edge.hashes);
     let key = request.idempotency_key.clone();
     let (id, now) = new_job(&edge)?;
     let accept = move || score::accept(trained, &request, &roots, &hashes, (id, now));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use ptv2_common::access::{AuditEvent, SESSION_HEADER};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::WorkerId;
+use ptv2_common::names;
 use ptv2_common::secret::Secret;
 use ptv2_common::session::{Envelope, FromWorker, Hello, ToWorker};
 use ptv2_common::text::escaped_to;
@@ -78,9 +79,9 @@ pub(super) async fn open(
 }
 
 async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
-    let text = match tokio::time::timeout(HELLO, socket.recv()).await {
-        Ok(Some(Ok(Message::Text(text)))) => text,
-        Ok(_) | Err(_) => return close(socket, "no `hello` came").await,
+    let first = tokio::time::timeout(HELLO, socket.recv()).await;
+    let Ok(Some(Ok(Message::Text(text)))) = first else {
+        return close(socket, "no `hello` came").await;
     };
     if let Some(error) = version::foreign_hello(&text) {
         tracing::warn!(%error, "a worker is refused");
@@ -91,6 +92,9 @@ async fn serve(edge: Shared, guest: Guest, mut socket: WebSocket) {
         Ok(_) => return close(socket, "the first message must be `hello`").await,
         Err(error) => return close(socket, &error.to_string()).await,
     };
+    if let Err(error) = names::check("worker", &hello.worker.0) {
+        return refuse(socket, error).await;
+    }
     // From before it is let in, so that no revocation is missed.
     let revocations = edge.tokens.revocations();
     match let_in(&edge, &guest, &hello.worker).await {

@@ -191,6 +191,7 @@ mod tests {
     use crate::coordinator::journal::{Entry, Journal};
     use crate::coordinator::run::{Cluster, Event as Happened, Limits, tests::record};
     use crate::coordinator::tokens::Tokens;
+    use ptv2_common::launch::LauncherStatus;
     use std::sync::Arc;
     use tokio::sync::mpsc;
     use tokio_util::sync::CancellationToken;
@@ -225,6 +226,10 @@ mod tests {
         tokio::spawn(answer(journal.clone(), 3, questions));
         let folder_url = folder.path().join("store").display().to_string();
         let store_address = ptv2_common::storage::StoreAddress::from(folder_url.as_str());
+        let inputs_config = crate::config::InputsConfig::default();
+        let cache = folder.path().join("inputs");
+        let mirror =
+            crate::inputs::Mirror::open(&cache, &inputs_config, store_address.clone()).unwrap();
         let staging = Arc::new(tokio::sync::Semaphore::new(1));
         let edge = Arc::new(Edge {
             upkeep: crate::coordinator::http::Upkeep::default(),
@@ -237,8 +242,9 @@ mod tests {
             store_address,
             hosts: Hosts::default(),
             gate: Gate::new(&HttpConfig::default()),
-            roots: Arc::new(Roots { allowed: Vec::new(), fetched: None }),
-            fetches: Fetches::new(HubConfig::default()),
+            roots: Arc::new(Roots::default()),
+            launches: watch::channel(LauncherStatus::default()).1,
+            fetches: Fetches::new(HubConfig::default(), Arc::new(mirror)),
             hashes: Arc::new(HashCache::default()),
             sign_of_life: Duration::from_secs(1),
             shutdown: CancellationToken::new(),

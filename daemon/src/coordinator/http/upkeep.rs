@@ -9,6 +9,7 @@ use crate::coordinator::driver::{Question, STAGED_AT_ONCE};
 use crate::coordinator::gc::{Collector, Gate};
 use crate::coordinator::run::Standing;
 use crate::coordinator::{adopt, recover};
+use crate::inputs::store_at;
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
@@ -160,11 +161,14 @@ async fn source(edge: &Edge, from: &str) -> Result<Source, Refusal> {
         if real(&from).is_some_and(|from| real(&own.url) == Some(from)) {
             return Ok(Source::Own);
         }
+        if let Some(url) = roots.store_url("from", &from)? {
+            return Ok(Source::Other(store_at(&own, &url).open()?));
+        }
         let folder = roots.admit("from", &from)?;
-        if !folder.is_dir() {
+        if !folder.path().is_dir() {
             return Err(Explained::new("there is no store").at(from).expected("a folder"));
         }
-        Ok(Source::Other(own.beside(&folder.display().to_string()).open()?))
+        Ok(Source::Other(own.beside(&folder.path().display().to_string()).open()?))
     };
     checked(open).await
 }
@@ -260,8 +264,8 @@ async fn check(edge: &Edge, newest: &CheckpointManifest) -> Result<(), Explained
     let record = newest.job.clone();
     let cache = match record.backbone.hub.as_deref().map(HubId::of).transpose()?.flatten() {
         None => None,
-        Some(id) => match edge.fetches.get(&id).await? {
-            Ok(fetched) => Some(Roots { allowed: vec![fetched.cache], fetched: None }),
+        Some(id) => match edge.fetches.of_hub(&id).await? {
+            Ok(fetched) => Some(Roots { allowed: vec![fetched.cache], ..Roots::default() }),
             Err(_) => {
                 let error = Explained::new(format!("its backbone {id} is being fetched"));
                 return Err(error.hint("recover it again in a while"));

@@ -1,5 +1,6 @@
 //! The journal's SQLite file: its tables, what is written, what is read.
 
+use super::disk::Disk;
 use super::{Entry, Past};
 use crate::coordinator::run::{Fact, Recorded};
 use ptv2_common::api::{Event, LogLevel, LogLine, MetricsRow};
@@ -36,12 +37,12 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS reported (worker TEXT PRIMARY KEY, seq INTEGER NOT NULL);
 ";
 
-/// Opens or makes the file and gives what is in it.
+/// Opens or makes the file on such a disk and gives what is in it.
 ///
 /// # Errors
 /// When it is damaged or of another version, with what to do.
-pub(super) fn open(path: &Path) -> Result<(Connection, Past), Explained> {
-    prepare(path).map_err(|error| {
+pub(super) fn open(path: &Path, disk: Disk) -> Result<(Connection, Past), Explained> {
+    prepare(path, disk).map_err(|error| {
         Explained::new(format!("the journal cannot be used: {error}"))
             .at(path.display().to_string())
             .expected("a journal that this version of ptv2 wrote")
@@ -52,9 +53,23 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Past), Explained> {
     })
 }
 
-fn prepare(path: &Path) -> Result<(Connection, Past), Box<dyn std::error::Error>> {
+fn prepare(path: &Path, disk: Disk) -> Result<(Connection, Past), Box<dyn std::error::Error>> {
     let connection = Connection::open(path)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    match disk {
+        Disk::Local => connection.pragma_update(None, "journal_mode", "wal")?,
+        Disk::Network(name) => {
+            tracing::warn!(
+                file_system = name,
+                journal = %path.display(),
+                "the journal lies on a network's file system: it is written in a slower way, and is as safe as \
+                 that file system's locks; name a folder on a disk of this machine by `state` (--state)"
+            );
+            // A log beside the file needs memory that is shared by way of the file system, which these do not
+            // have. Exclusively held, one of an earlier start elsewhere is read without it.
+            connection.pragma_update(None, "locking_mode", "exclusive")?;
+            connection.pragma_update(None, "journal_mode", "delete")?;
+        }
+    }
     connection.pragma_update(None, "synchronous", "full")?;
     let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     if version > SCHEMA {

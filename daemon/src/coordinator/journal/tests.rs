@@ -78,6 +78,34 @@ fn an_older_journal_is_read() {
     assert_eq!(Journal::open(&path).unwrap().1.facts.len(), 1, "it is read again");
 }
 
+/// What is decided on a network's file system is there after a restart, too, also where the file was once
+/// written on a local disk; and nothing lies beside it that needs shared memory.
+#[test]
+fn a_journal_on_a_network_needs_no_shared_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.sqlite");
+    let fact = Fact::Submitted(Box::new(record("j1", "1")));
+    let entries = [Entry::Fact { unix_ms: 5, fact: fact.clone() }];
+    let mode = |connection: &Connection| -> String {
+        connection.query_row("PRAGMA journal_mode", [], |row| row.get(0)).unwrap()
+    };
+    let (mut local, _) = file::open(&path, disk::Disk::Local).unwrap();
+    assert_eq!(mode(&local), "wal");
+    file::write(&mut local, &entries).unwrap();
+    drop(local);
+    for number in 2..4 {
+        let (mut network, past) = file::open(&path, disk::Disk::Network("nfs")).unwrap();
+        assert_eq!(past.facts.len(), number - 1);
+        assert_eq!(mode(&network), "delete");
+        file::write(&mut network, &entries).unwrap();
+        let beside = |end: &str| folder.path().join(format!("journal.sqlite-{end}")).exists();
+        assert!(!beside("wal") && !beside("shm"));
+    }
+    // And back on a local disk.
+    let (local, past) = file::open(&path, disk::Disk::Local).unwrap();
+    assert_eq!((mode(&local).as_str(), past.facts.len()), ("wal", 3));
+}
+
 #[tokio::test]
 async fn lines_are_cut_and_the_oldest_are_forgotten() {
     let folder = tempfile::tempdir().unwrap();

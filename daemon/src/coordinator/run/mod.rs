@@ -7,7 +7,9 @@ mod events;
 mod facts;
 mod groups;
 mod job;
+mod launches;
 mod limits;
+mod load;
 mod members;
 mod reports;
 mod schedule;
@@ -21,7 +23,9 @@ mod view;
 
 pub use events::{Action, Event};
 pub use facts::{Adopted, Fact, Recorded};
+pub use launches::explain;
 pub use limits::Limits;
+pub use load::{Hand, Load, Use};
 pub use upkeep::Standing;
 
 use groups::Stopping;
@@ -230,6 +234,11 @@ impl Cluster {
         self.jobs.get(id).map(|job| &job.record)
     }
 
+    /// Records of jobs that have not ended.
+    pub fn unfinished(&self) -> impl Iterator<Item = &JobRecord> {
+        self.jobs.values().filter(|job| !job.is_final()).map(|job| &job.record)
+    }
+
     /// How many jobs there are, ended ones among them.
     pub fn remembered(&self) -> usize {
         self.jobs.len()
@@ -247,6 +256,12 @@ impl Cluster {
     /// was sent back to the queue.
     pub fn is_newest(&self, id: &JobId, generation: Generation) -> bool {
         self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
+    }
+
+    /// The generation and the step that a job has come to, for the log.
+    pub fn reached(&self, id: &JobId) -> (Option<u64>, Option<u64>) {
+        let job = self.jobs.get(id);
+        (job.map(|job| job.generation.0), job.map(|job| job.step))
     }
 
     /// The limits in effect.

@@ -293,7 +293,7 @@ impl Cluster {
 }
 
 /// The most workers that a job can use: it has so many slices.
-fn most(job: &Job) -> usize {
+pub(super) fn most(job: &Job) -> usize {
     job.record.spec.resources.workers.max.min(job.record.plan.slices) as usize
 }
 

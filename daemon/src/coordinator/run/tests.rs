@@ -32,6 +32,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
             weights_sha256: String::new(),
             shards: BTreeMap::new(),
             hub: None,
+            url: None,
             tokenizer_sha256: String::new(),
             architecture: "bert".into(),
             hidden_size: 4,
@@ -40,6 +41,7 @@ pub(crate) fn record(id: &str, workers: &str) -> JobRecord {
         },
         data_sha256: BTreeMap::new(),
         init_sha256: None,
+        mirrored: std::collections::BTreeMap::new(),
         own_task: None,
         plan: Plan {
             train_rows: 32,
@@ -221,6 +223,7 @@ pub(crate) fn hello(id: &str, device: &str) -> Hello {
         device: "cpu".into(),
         threads: 1,
         reduce_address: "127.0.0.1:1".parse().unwrap(),
+        launch: None,
         slurm: None,
         visible_device: None,
         attached: None,

@@ -1,6 +1,6 @@
 //! What people see of jobs and workers, each waiting job with its reason.
 
-use super::{Cluster, Job, MemberState, Phase, Waiting};
+use super::{Cluster, Job, MemberState, Phase, Waiting, launches};
 use crate::clock::millis;
 use ptv2_common::api::{JobState, JobStatus, Reason, StorageBehind, Summary, WorkerStatus};
 use ptv2_common::ids::{JobId, WorkerId};
@@ -59,6 +59,7 @@ impl Cluster {
                 draining: worker.draining,
                 backbone_loads: worker.backbone_loads,
                 version: worker.hello.version.clone(),
+                launch: worker.hello.launch.clone(),
             })
             .collect()
     }
@@ -170,6 +171,9 @@ fn words(reason: &Reason, job: &Job) -> String {
         Reason::TooFewWorkers { free, needed } => {
             format!("it needs {} of one kind, and {free} are free", workers(*needed))
         }
+        Reason::AwaitingLaunches { needed, launches, trouble } => {
+            launches::words(*needed, launches, trouble.as_ref())
+        }
         Reason::BehindOthers { ahead } => {
             format!("{ahead} waiting before it, of higher priority or greater age")
         }
@@ -208,6 +212,9 @@ fn remedy(reason: &Reason, job: &Job) -> Option<String> {
         Reason::Staging => "nothing to do: it is queued when its rows are staged".into(),
         Reason::TooFewWorkers { .. } => {
             "start more workers (`ptv2d worker`), or wait for running jobs to end".into()
+        }
+        Reason::AwaitingLaunches { launches, trouble, .. } => {
+            launches::remedy(launches, trouble.as_ref())
         }
         Reason::BehindOthers { .. } => {
             "more workers; or a higher `resources.priority` at the next submit".into()

@@ -9,6 +9,7 @@ mod tokenize;
 
 use crate::backbone::{CONFIG, Config, TOKENIZER};
 use crate::features::{self, Chunk, Manifest, ROWS_OF_A_CHUNK, Rows};
+use crate::inputs::{Folder, Opened, State};
 use crate::tasks::rows::{TRAIN, VAL, Wanted};
 use crate::tasks::{self, Example, Task, metrics, rows};
 use bytes::Bytes;
@@ -18,8 +19,9 @@ use ptv2_common::storage::{self, Put, Store};
 use ptv2_common::task::OwnTask;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 pub(in crate::coordinator) use tokenize::Encoder;
+use tokenize::TOKENIZER_BYTES_MAX;
 use tokio::sync::mpsc::{self, Sender};
 
 /// Chunks that are tokenized before they are put: a large split never lies in memory whole.
@@ -129,39 +131,58 @@ impl Split {
     }
 }
 
-/// A file's bytes, hashed from the very bytes that are used.
+/// A split's file, which is read row by row; its hash is that of the very file that is open.
 struct Loaded {
-    path: PathBuf,
-    bytes: Vec<u8>,
+    place: String,
+    file: Opened,
+    /// Its state when it was hashed.
+    state: State,
     sha256: String,
 }
 
 impl Loaded {
-    fn new(path: PathBuf, bytes: Vec<u8>) -> Self {
-        Self { path, sha256: storage::sha256(&bytes), bytes }
+    fn open(folder: &Folder, name: &str) -> Result<Self, Explained> {
+        let (file, place) = (rows::open(folder, name)?, folder.place(name));
+        let unread = |error: std::io::Error| Explained::from_error(&error).at(&place);
+        let state = file.state().map_err(unread)?;
+        let sha256 = storage::sha256_of_reader(file.reader()).map_err(unread)?;
+        Ok(Self { place, file, state, sha256 })
     }
 
-    /// A file of the backbone, which must be what it was at submit.
-    fn pinned(directory: &str, name: &str, pinned: &str) -> Result<Self, Explained> {
-        let path = Path::new(directory).join(name);
-        let place = path.display().to_string();
-        let bytes = std::fs::read(&path).map_err(|error| {
-            Explained::new(format!("the backbone's {name} cannot be read: {error}")).at(&place)
-        })?;
-        let file = Self::new(path, bytes);
-        if file.sha256 == pinned {
-            return Ok(file);
+    /// Refuses rows that were read of something else than was hashed.
+    fn check_unchanged(&self) -> Result<(), Explained> {
+        if self.file.state().is_ok_and(|state| state == self.state) {
+            return Ok(());
         }
-        Err(file.changed(pinned))
+        Err(changed(&self.place, &self.sha256))
     }
+}
 
-    fn changed(&self, pinned: &str) -> Explained {
-        let name = self.path.file_name().unwrap_or_default().display();
-        Explained::new(format!("{name} has changed since the submit"))
-            .at(self.path.display().to_string())
-            .expected(format!("the SHA-256 {pinned}"))
-            .hint("submit the job again to take the new file")
+/// A small file of the backbone, which must be what it was at submit.
+struct Pinned {
+    place: String,
+    bytes: Vec<u8>,
+}
+
+impl Pinned {
+    fn read(folder: &Folder, name: &str, pinned: &str) -> Result<Self, Explained> {
+        let place = folder.place(name);
+        let bytes = folder.read(name, TOKENIZER_BYTES_MAX).map_err(|refused| {
+            Explained::new(format!("the backbone's {name} cannot be read: {refused}")).at(&place)
+        })?;
+        if storage::sha256(&bytes) == pinned {
+            return Ok(Self { place, bytes });
+        }
+        Err(changed(&place, pinned))
     }
+}
+
+fn changed(place: &str, pinned: &str) -> Explained {
+    let name = place.rsplit('/').next().unwrap_or_default();
+    Explained::new(format!("{name} has changed since the submit"))
+        .at(place)
+        .expected(format!("the SHA-256 {pinned}"))
+        .hint("submit the job again to take the new file")
 }
 
 /// What features are made of.
@@ -169,29 +190,31 @@ struct Inputs {
     record: JobRecord,
     task: Box<dyn Task>,
     splits: Vec<Split>,
-    tokenizer: Loaded,
+    tokenizer: Pinned,
     vocab_size: u32,
 }
 
 impl Inputs {
     fn load(record: JobRecord) -> Result<Self, Explained> {
         let task = tasks::of(&record)?;
+        // The hashes say whether they are the files that were admitted.
+        let data = Folder::at(Path::new(&record.spec.data.root));
         let split = |wanted: Wanted| {
-            let path = rows::file(Path::new(&record.spec.data.root), &*task, &wanted.split);
-            let file = rows::load(&path).map(|bytes| Loaded::new(path, bytes))?;
+            let file = Loaded::open(&data, &rows::name(&*task, &wanted.split))?;
             match record.data_sha256.get(&wanted.split) {
-                Some(pinned) if *pinned != file.sha256 => Err(file.changed(pinned)),
+                Some(pinned) if *pinned != file.sha256 => Err(changed(&file.place, pinned)),
                 Some(_) | None => Ok(Split { wanted, file }),
             }
         };
         let splits = rows::wanted_by(&record).into_iter().map(split);
         let splits = splits.collect::<Result<_, Explained>>()?;
         let pins = &record.backbone;
-        let file = |name: &str, pinned: &str| Loaded::pinned(&pins.directory, name, pinned);
+        let folder = Folder::at(Path::new(&pins.directory));
+        let file = |name: &str, pinned: &str| Pinned::read(&folder, name, pinned);
         let tokenizer = file(TOKENIZER, &pins.tokenizer_sha256)?;
         let config = file(CONFIG, &pins.config_sha256)?;
         let vocab_size = Config::parse(&config.bytes)
-            .map_err(|error| error.at(config.path.display().to_string()))?
+            .map_err(|error| error.at(config.place.clone()))?
             .vocab_size;
         Ok(Self { task, splits, tokenizer, vocab_size, record })
     }
@@ -200,7 +223,7 @@ impl Inputs {
     fn tokenize(&self, hash: &str, chunks: &Sender<Made>) -> Result<Manifest, Explained> {
         let encoder = Encoder::new(
             &self.tokenizer.bytes,
-            self.tokenizer.path.display().to_string(),
+            self.tokenizer.place.clone(),
             self.vocab_size,
             self.record.spec.data.max_seq_length,
         )?;
@@ -224,13 +247,14 @@ impl Inputs {
                 part.clear();
                 chunks.blocking_send(made).map_err(|_| Explained::new("the staging was left"))
             };
-            rows::each(&file.bytes, &file.path, &*self.task, wanted, |example| {
+            rows::each(file.file.reader(), &file.place, &*self.task, wanted, |example| {
                 part.push(example);
                 if part.len() == ROWS_OF_A_CHUNK { put(&mut part) } else { Ok(()) }
             })?;
             if !part.is_empty() {
                 put(&mut part)?;
             }
+            file.check_unchanged()?;
         }
         Ok(manifest)
     }

@@ -1,10 +1,11 @@
 //! Text pairs into token ids, by the backbone's own tokenizer.
 
+use crate::backbone::TOKENIZER;
 use crate::features::{Rows, Sequence};
+use crate::inputs::Folder;
 use crate::tasks::{Example, Pair};
 use ptv2_common::error::Explained;
 use serde_json::Value;
-use std::path::Path;
 use tokenizers::{
     EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
     TruncationStrategy,
@@ -12,6 +13,9 @@ use tokenizers::{
 
 /// The version of the tokenizer library: a part of the features' hash.
 pub(super) const LIBRARY_VERSION: &str = "0.22.2";
+
+/// Bytes of a `tokenizer.json` at most; those of the largest vocabularies have some 20 million.
+pub(super) const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 
 /// A tokenizer, set to a job's longest sequence.
 pub(in crate::coordinator) struct Encoder {
@@ -22,18 +26,18 @@ pub(in crate::coordinator) struct Encoder {
 }
 
 impl Encoder {
-    /// Reads a `tokenizer.json` from its file.
+    /// Reads the `tokenizer.json` of a backbone's folder.
     ///
     /// # Errors
     /// As [`Encoder::new`].
     pub(in crate::coordinator) fn read(
-        path: &Path,
+        folder: &Folder,
         vocab_size: u32,
         max_seq_length: u32,
     ) -> Result<Self, Explained> {
-        let place = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| {
-            Explained::new(format!("the tokenizer cannot be read: {error}"))
+        let place = folder.place(TOKENIZER);
+        let bytes = folder.read(TOKENIZER, TOKENIZER_BYTES_MAX).map_err(|refused| {
+            Explained::new(format!("the tokenizer cannot be read: {refused}"))
                 .at(&place)
                 .expected("a tokenizer.json of Hugging Face")
                 .hint("see that the file stays where it is, and may be read")
@@ -173,6 +177,7 @@ fn input(pair: &Pair) -> EncodeInput<'_> {
 mod tests {
     use super::*;
     use crate::tasks;
+    use std::path::Path;
 
     const TOKENIZER: &[u8] =
         include_bytes!("../../../../tests/goldens/bert-tiny/backbone/tokenizer.json");

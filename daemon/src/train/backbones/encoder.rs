@@ -8,6 +8,7 @@ use super::relative::Relative;
 use super::weights::WeightFile;
 use crate::backbone::Config;
 use crate::backbone::tensors::POOLER;
+use crate::inputs::Folder;
 use crate::train::Result;
 use crate::train::attention::{self, Keys, Surroundings};
 use crate::train::batch::Inputs;
@@ -37,8 +38,16 @@ impl Backbone {
     /// # Errors
     /// Names the file, and the tensor with its expected and found shape.
     pub fn load(directory: &Path, precision: Precision) -> std::result::Result<Self, Explained> {
-        let config = Config::read(directory)?;
-        let file = WeightFile::read(directory)?;
+        Self::of(&Folder::at(directory), precision)
+    }
+
+    /// The same of a folder, of whose files some may be open.
+    ///
+    /// # Errors
+    /// As [`Backbone::load`].
+    pub fn of(folder: &Folder, precision: Precision) -> std::result::Result<Self, Explained> {
+        let config = Config::of(folder)?;
+        let file = WeightFile::read(folder)?;
         let weights = file.tensors(&config)?;
         let kind = match precision {
             Precision::Fp32 => Kind::Float,

@@ -2,9 +2,9 @@
 
 use crate::backbone::tensors::optional_shapes;
 use crate::backbone::{Config, Shapes, WeightFiles, shapes};
+use crate::inputs::Folder;
 use ptv2_common::error::Explained;
 use safetensors::Dtype;
-use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// A backbone's weights on disk, in one file or in shards, for the time of loading.
@@ -18,8 +18,8 @@ impl WeightFile {
     ///
     /// # Errors
     /// Names the file that cannot be read, is cut off or is no safetensors file.
-    pub fn read(directory: &Path) -> Result<Self, Explained> {
-        Ok(Self { files: WeightFiles::open(directory)? })
+    pub fn read(folder: &Folder) -> Result<Self, Explained> {
+        Ok(Self { files: WeightFiles::of(folder)? })
     }
 
     /// The tensors, of which a configuration says the shapes.
