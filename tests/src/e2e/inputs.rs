@@ -36,7 +36,8 @@ fn places_that_may_not_be_read_are_refused_before_anything_is_asked() {
     cluster.set("AWS_SECRET_ACCESS_KEY", "s".into());
     cluster.serve_by(&config);
     let outside = "lies under no root that jobs may read";
-    for url in ["s3://bucket", "s3://bucket/allowed-2", "s3://other/allowed", "gs://bucket/allowed"] {
+    for url in ["s3://bucket", "s3://bucket/allowed-2", "s3://other/allowed", "gs://bucket/allowed"]
+    {
         refused(&cluster, &at(url), &[outside, "s3://bucket/allowed", "refused.toml, line 3)"]);
     }
     for url in [
