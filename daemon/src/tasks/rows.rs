@@ -12,8 +12,9 @@ use std::path::Path;
 
 /// Bytes of a split's file at most; it is read row by row.
 pub const BYTES_MAX: u64 = 1 << 30;
-/// Bytes of a row at most. More are not even read.
-pub(super) const ROW_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a row at most. More are not even read. With its line end, and one byte that tells that it is too
+/// long, it still fits a buffer of 16 MiB, which is not doubled then.
+pub(super) const ROW_BYTES_MAX: u64 = (16 << 20) - 2;
 /// Commas and opening brackets of a row at most: so many values are never in memory at once.
 pub(super) const ROW_PARTS_MAX: u64 = 1 << 18;
 
@@ -153,7 +154,6 @@ fn lines(
     let mut blank = None;
     for number in 1.. {
         read.clear();
-        // With its line end, and one byte that tells that it is too long.
         let most = ROW_BYTES_MAX + 2;
         let count = reader.by_ref().take(most).read_until(b'\n', &mut read).map_err(|error| {
             Explained::new(format!("the rows cannot be read: {error}")).at(place(number))
@@ -425,10 +425,10 @@ mod tests {
 
     #[test]
     fn a_row_without_an_end_is_refused_after_its_bound() {
-        check_endless("{\"a\": \"", b'x', "d.jsonl", "more than 16777216 bytes");
-        check_endless("", b' ', "d.jsonl", "more than 16777216 bytes");
-        check_endless("a,b\n\"", b'x', "d.csv", "more than 16777216 bytes");
-        check_endless("a,b\n\"", b'\n', "d.csv", "more than 16777216 bytes");
+        check_endless("{\"a\": \"", b'x', "d.jsonl", "more than 16777214 bytes");
+        check_endless("", b' ', "d.jsonl", "more than 16777214 bytes");
+        check_endless("a,b\n\"", b'x', "d.csv", "more than 16777214 bytes");
+        check_endless("a,b\n\"", b'\n', "d.csv", "more than 16777214 bytes");
         check_endless("a,b\n", b',', "d.csv", "commas");
         check_endless("a", b',', "d.csv", "commas");
     }

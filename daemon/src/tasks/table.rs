@@ -81,7 +81,9 @@ impl<R: Read> Read for Bounded<R> {
         if commas.get() == 0 {
             return Err(io::Error::other(format!("it has more than {ROW_PARTS_MAX} commas")));
         }
-        let count = self.source.read(buffer)?;
+        // Not a byte more, or the reader doubles its buffer for it.
+        let most = buffer.len().min(usize::try_from(bytes.get()).unwrap_or(usize::MAX));
+        let count = self.source.read(&mut buffer[..most])?;
         let found = buffer[..count].iter().filter(|byte| **byte == b',').count();
         bytes.set(bytes.get().saturating_sub(count as u64));
         commas.set(commas.get().saturating_sub(found as u64));

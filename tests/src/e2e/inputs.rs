@@ -116,7 +116,7 @@ fn hostile_files_are_refused_in_little_memory_and_time() {
     file.set_len(1 << 30).unwrap();
     drop(file);
     let place = format!("{}:1", rows.display());
-    refused(&cluster, &tiny_cb(&root, ""), &["more than 16777216 bytes", &place]);
+    refused(&cluster, &tiny_cb(&root, ""), &["more than 16777214 bytes", &place]);
     fs::write(&rows, format!("{{\"a\": {}", "[".repeat(1 << 17))).unwrap();
     refused(&cluster, &tiny_cb(&root, ""), &["recursion limit", &place]);
     fs::write(&rows, format!("{{\"a\": [{}0]}}", "[],".repeat(1 << 20))).unwrap();

@@ -94,7 +94,9 @@ fn a_job_runs_on_what_lies_in_a_bucket() {
     assert!(run.status.success(), "{}", text(&run.stderr));
     put_folder(&store, "adapter", &cluster.folder.path().join("adapter"));
     let scored = cluster.json(&["eval", id, "--wait"]);
-    let adapter = cluster.json(&["eval", &format!("{url}/adapter"), "--wait"]);
+    // A PEFT adapter does not say where the rows are.
+    let (adapter, data_url) = (format!("{url}/adapter"), format!("{url}/data"));
+    let adapter = cluster.json(&["eval", &adapter, "--data", &data_url, "--wait"]);
     assert_eq!(scored["last"], adapter["last"], "{adapter:#}");
     // First values from the bucket are those of a folder.
     let init = format!("{job}init.adapter = \"{url}/adapter\"\n");
