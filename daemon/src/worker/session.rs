@@ -231,7 +231,7 @@ async fn talk(shared: &Shared, socket: Socket, shutdown: &CancellationToken) -> 
                 Farewell::NotAsked | Farewell::Draining { .. } => {
                     send(&mut sink, None, FromWorker::Draining).await
                 }
-                Farewell::Leaving { .. } => Ok(()),
+                Farewell::GivenUp { .. } | Farewell::Leaving { .. } => Ok(()),
                 Farewell::Said => {
                     drop(sink.close().await);
                     return Ended::Done(Ok(()));
@@ -287,6 +287,11 @@ enum Farewell {
     Draining {
         until: Instant,
     },
+    /// Its group is free, but the device thread is at a slice that nothing can interrupt. It is waited for
+    /// until `until`, and ends with the process.
+    GivenUp {
+        until: Instant,
+    },
     /// The device thread has ended; its last messages are on their way until `until`.
     Leaving {
         until: Instant,
@@ -310,12 +315,12 @@ impl Farewell {
                 } else {
                     tracing::warn!("the step did not end in time and is given up");
                     shared.orders.end();
-                    // Its group is free already. A slice that is being computed cannot be interrupted, and
-                    // who asked does not wait longer: it ends with the process.
-                    let last = until + farewell;
-                    drop(tokio::time::timeout_at(last, shared.over.cancelled()).await);
-                    Self::Leaving { until: last }
+                    Self::GivenUp { until: until + farewell }
                 }
+            }
+            Self::GivenUp { until } => {
+                drop(tokio::time::timeout_at(until, shared.over.cancelled()).await);
+                Self::Leaving { until }
             }
             Self::Leaving { until } => {
                 while !shared.outbox.is_empty() && Instant::now() < until {
