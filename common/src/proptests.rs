@@ -139,7 +139,7 @@ fn to_workers() -> Vec<Value> {
     let member = json!({"worker": "w0", "reduce_address": "127.0.0.1:1", "weight": 1.0});
     vec![
         json!({"type": "welcome", "heartbeat_interval_ms": 1, "heartbeat_timeout_ms": 5,
-            "store": "file:///s"}),
+            "store": {"url": "file:///s"}}),
         json!({"type": "refused", "error": {"what": "w"}}),
         json!({"type": "taken", "seq": 7}),
         json!({"type": "warm", "job": record(), "features": "00"}),

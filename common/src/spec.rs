@@ -68,7 +68,8 @@ pub struct BackboneSpec {
     /// A Hugging Face directory with config.json, tokenizer.json and model.safetensors, or the shards
     /// that model.safetensors.index.json names. Relative to this file; it must lie under a root that
     /// the coordinator allows, at the same path on every worker. Or hf://org/name@revision, which the
-    /// coordinator fetches from a hub of models; without a revision it is main. Pinned by hash at submit.
+    /// coordinator fetches from a hub of models; without a revision it is main. Or the URL of a place in a
+    /// store, s3://bucket/prefix, gs:// or az://, under a root. Pinned by hash at submit.
     pub path: String,
     /// Number format of the frozen weights and activations: fp32, or bf16, which is half as large,
     /// and faster on processors that multiply it (avx512_bf16 or amx_bf16 in lscpu). The tuned state
@@ -94,7 +95,7 @@ pub enum Precision {
 pub struct DataSpec {
     /// The folder that holds the task's folder, for example `<root>/RTE/{train,val}.jsonl`; of a task of
     /// your own, the folder that holds its files. Relative to this file. It must lie under a root that
-    /// the coordinator allows.
+    /// the coordinator allows. Or the URL of such a place in a store, as s3://bucket/prefix.
     pub root: String,
     /// Text template, 0 or 1, of superglue/wic (0: one sequence that asks; 1: a pair of sentences, each
     /// behind the word) and superglue/wsc (0: the pronoun in front; 1: marked in the text by asterisks).
@@ -276,7 +277,7 @@ pub struct TrainingSpec {
 #[serde(deny_unknown_fields)]
 pub struct InitSpec {
     /// Start from the prefix and head of a PEFT adapter directory, or of a checkpoint that was pulled
-    /// in native form. Off: random values.
+    /// in native form; or the URL of such a place in a store. Off: random values.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "adapters/first")]
     pub adapter: Option<String>,

@@ -53,7 +53,7 @@ impl StoreUrl {
         if !is_bucket {
             return Err(refused("the URL names no bucket, or a user, a port or a query with it"));
         }
-        hosts::check_host("the bucket", bucket)?;
+        hosts::check_host("the bucket", bucket).map_err(|error| error.expected(EXPECTED))?;
         let path = path.strip_suffix('/').unwrap_or(path);
         let parts: Vec<String> = match path {
             "" => Vec::new(),

@@ -84,9 +84,10 @@ impl Cache {
     /// The folder with these files, if it is there. It counts as used now.
     pub fn view(&self, files: &Files) -> Option<PathBuf> {
         let place = Path::new(VIEWS).join(Self::view_name(files));
-        let view = self.dir.open_dir(&place).ok()?;
+        // As a file: a handle on a folder as such does not let its time be changed.
+        let view = self.dir.open(&place).ok().filter(|_| self.dir.is_dir(&place))?;
         // An error costs the view its place in the order of removal, no more.
-        drop(touch(view.into_std_file()));
+        drop(touch(view.into_std()));
         Some(self.path.join(place))
     }
 

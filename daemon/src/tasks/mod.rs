@@ -48,6 +48,14 @@ pub struct Example {
     pub about: Value,
 }
 
+impl Example {
+    /// Bytes of its texts.
+    pub fn text_len(&self) -> usize {
+        let of_pair = |(one, other): &Pair| one.len() + other.as_ref().map_or(0, String::len);
+        self.pairs.iter().map(of_pair).sum()
+    }
+}
+
 /// An example that was scored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scored {

@@ -74,7 +74,7 @@ mod tests {
             &json!({"idx": 0, "passage": {"text": "x".repeat(100_000), "questions": [
                 {"question": "q", "idx": 0, "answers": vec![answer; 1000]}]}}),
         );
-        let text = "ab".repeat(10_000);
+        let text: String = (0..4000).map(|number| format!("{number:05}")).collect();
         let spans = |last: fn(usize) -> usize| -> Vec<Value> {
             (0..2000).map(|at| json!({"start": at, "end": last(at)})).collect()
         };

@@ -161,7 +161,9 @@ fn strangers(target: &Target) {
     let mut answers = Vec::new();
     for _ in 0..10 {
         let mut stream = target.connect();
-        stream.write_all(b"GET /v1/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET /v1/jobs HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answers.push(answer);

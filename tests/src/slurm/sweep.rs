@@ -29,7 +29,12 @@ fn an_array_is_a_job_a_task_and_requeued_tasks_find_theirs() {
         let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(2)]);
         (shown.contains("Restarts=1") && shown.contains("JobState=RUNNING")).then_some(())
     });
-    let workers = lab.sbatch(&["--ntasks=2", "--cpus-per-task=1"], &settings, &template("workers.sbatch"), &[]);
+    let workers = lab.sbatch(
+        &["--ntasks=2", "--cpus-per-task=1"],
+        &settings,
+        &template("workers.sbatch"),
+        &[],
+    );
     for number in [1, 2] {
         poll(&format!("task {number}\n{}", workers.log()), || {
             let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(number)]);

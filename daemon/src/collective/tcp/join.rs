@@ -213,8 +213,14 @@ impl Listener {
         abort: &AbortHandle,
         deadline: Instant,
     ) -> std::io::Result<TcpStream> {
+        let mut heard = Vec::new();
         loop {
             let (greeting, socket) = self.take(spec, rank, abort, deadline)?;
+            // A greeting that someone has recorded costs one wait, however often it is repeated.
+            if heard.contains(&greeting.proof) {
+                continue;
+            }
+            heard.push(greeting.proof);
             match answer(spec, &greeting, &socket) {
                 Ok(()) => return Ok(socket),
                 Err(error) => tracing::warn!(rank, %error, "a connection was refused"),
@@ -249,6 +255,7 @@ impl Listener {
             if let Some(at) = pending.iter().position(ours)
                 && let Some(Pending { greeting, socket, .. }) = pending.remove(at)
             {
+                socket.set_nonblocking(false)?;
                 return Ok((greeting, socket));
             }
             let left = deadline.saturating_duration_since(clock::now());
@@ -266,7 +273,9 @@ impl Listener {
 fn greet(socket: TcpStream, mailbox: &Mailbox) {
     let greeting = socket
         .set_write_timeout(Some(GREETING))
-        .and_then(|()| Greeting::read(Until::after(GREETING, &socket)));
+        .and_then(|()| Greeting::read(Until::after(GREETING, &socket)))
+        // While it waits: one that takes no byte holds up none of the others.
+        .and_then(|greeting| socket.set_nonblocking(true).map(|()| greeting));
     match greeting {
         Ok(greeting) => {
             let mut pending = mailbox.pending.lock().unwrap_or_else(PoisonError::into_inner);

@@ -255,7 +255,10 @@ fn count_rows(
     wanted: &Wanted,
 ) -> Result<u64, Explained> {
     let name = rows::name(task, &wanted.split);
-    roots.check_file(DATA, data, &name)?;
+    roots.check_file(DATA, data, &name).map_err(|error| match error.expected {
+        Some(_) => error,
+        None => error.expected("a file of rows, JSONL or CSV"),
+    })?;
     rows::each(rows::open(data, &name)?.reader(), &data.place(&name), task, wanted, |_| Ok(()))
 }
 

@@ -24,6 +24,8 @@ pub(in crate::coordinator) use tokenize::Encoder;
 use tokenize::TOKENIZER_BYTES_MAX;
 use tokio::sync::mpsc::{self, Sender};
 
+/// Text of a chunk's rows in memory, in bytes; rows of usual lengths have less.
+const TEXT_OF_A_CHUNK: usize = 16 << 20;
 /// Chunks that are tokenized before they are put: a large split never lies in memory whole.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -236,7 +238,7 @@ impl Inputs {
             truncated: BTreeMap::new(),
         };
         for Split { wanted, file } in &self.splits {
-            let mut part: Vec<Example> = Vec::new();
+            let (mut part, mut text): (Vec<Example>, usize) = (Vec::new(), 0);
             let mut put = |part: &mut Vec<Example>| -> Result<(), Explained> {
                 let (rows, truncated) = encoder.rows(part, wanted.is_scored)?;
                 let listed = manifest.splits.entry(wanted.split.clone()).or_default();
@@ -248,8 +250,13 @@ impl Inputs {
                 chunks.blocking_send(made).map_err(|_| Explained::new("the staging was left"))
             };
             rows::each(file.file.reader(), &file.place, &*self.task, wanted, |example| {
+                text += example.text_len();
                 part.push(example);
-                if part.len() == ROWS_OF_A_CHUNK { put(&mut part) } else { Ok(()) }
+                if part.len() == ROWS_OF_A_CHUNK || text > TEXT_OF_A_CHUNK {
+                    text = 0;
+                    return put(&mut part);
+                }
+                Ok(())
             })?;
             if !part.is_empty() {
                 put(&mut part)?;

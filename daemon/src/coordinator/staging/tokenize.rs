@@ -17,9 +17,15 @@ pub(super) const LIBRARY_VERSION: &str = "0.22.2";
 /// Bytes of a `tokenizer.json` at most; those of the largest vocabularies have some 20 million.
 pub(super) const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
 
+/// Text that is tokenized at once, in bytes: it takes some hundred times as much memory meanwhile.
+const BATCH_TEXT: usize = 128 << 10;
+/// Bytes of text for a token of the longest sequence, of which more are not looked at.
+const TOKEN_BYTES_MAX: usize = 256;
+
 /// A tokenizer, set to a job's longest sequence.
 pub(in crate::coordinator) struct Encoder {
     tokenizer: Tokenizer,
+    max_seq_length: usize,
     vocab_size: u32,
     /// Its file, for people.
     place: String,
@@ -96,7 +102,7 @@ impl Encoder {
         };
         tokenizer.with_truncation(Some(truncation)).map_err(failed)?;
         tokenizer.with_padding(None);
-        Ok(Self { tokenizer, vocab_size, place })
+        Ok(Self { tokenizer, max_seq_length: max_length, vocab_size, place })
     }
 
     /// Tokenizes examples, many at a time on all cores; gives them with the number of those that lost
@@ -106,14 +112,31 @@ impl Encoder {
         examples: &[Example],
         is_scored: bool,
     ) -> Result<(Rows, u64), Explained> {
-        let inputs: Vec<EncodeInput<'_>> =
-            examples.iter().flat_map(|example| &example.pairs).map(input).collect();
+        let (mut rows, mut truncated) = (Rows::default(), 0);
+        let mut rest = examples;
+        while !rest.is_empty() {
+            let (batch, after) = rest.split_at(batch(rest));
+            truncated += self.batch(batch, is_scored, &mut rows)?;
+            rest = after;
+        }
+        Ok((rows, truncated))
+    }
+
+    /// Tokenizes some examples at once, and adds them to others; gives the number of those that lost tokens.
+    fn batch(
+        &self,
+        examples: &[Example],
+        is_scored: bool,
+        rows: &mut Rows,
+    ) -> Result<u64, Explained> {
+        let pairs = examples.iter().flat_map(|example| &example.pairs);
+        let inputs: Vec<EncodeInput<'_>> = pairs.map(|pair| self.input(pair)).collect();
         let encodings = self
             .tokenizer
             .encode_batch_fast(inputs, true)
             .map_err(|error| Explained::from_error(error.as_ref()).at(&self.place))?;
         let mut encodings = encodings.into_iter();
-        let (mut rows, mut truncated) = (Rows::default(), 0);
+        let mut truncated = 0;
         for example in examples {
             let own: Vec<Encoding> = encodings.by_ref().take(example.pairs.len()).collect();
             // What was cut off is kept beside the rest.
@@ -128,7 +151,17 @@ impl Encoder {
             let about = if is_scored { &example.about } else { &Value::Null };
             rows.push_about(&borrowed, example.label.unwrap_or(-1), example.idx, about);
         }
-        Ok((rows, truncated))
+        Ok(truncated)
+    }
+
+    /// A pair without what lies far beyond the longest sequence: it would take memory, and lose its tokens.
+    fn input<'a>(&self, (first, second): &'a Pair) -> EncodeInput<'a> {
+        let longest = self.max_seq_length.saturating_mul(TOKEN_BYTES_MAX);
+        let cut = |text: &'a str| &text[..text.floor_char_boundary(longest)];
+        match second {
+            Some(second) => (cut(first), cut(second)).into(),
+            None => cut(first).into(),
+        }
     }
 
     fn sequence(&self, encoding: &Encoding) -> Result<(Vec<u32>, Vec<u8>), Explained> {
@@ -166,11 +199,14 @@ fn types_or_refused(
     })
 }
 
-fn input(pair: &Pair) -> EncodeInput<'_> {
-    match pair {
-        (first, Some(second)) => (first.as_str(), second.as_str()).into(),
-        (only, None) => only.as_str().into(),
-    }
+/// How many of some examples are tokenized at once: one at least.
+fn batch(examples: &[Example]) -> usize {
+    let mut text = 0;
+    let fits = |example: &&Example| {
+        text += example.text_len();
+        text <= BATCH_TEXT
+    };
+    examples.iter().take_while(fits).count().max(1)
 }
 
 #[cfg(test)]
