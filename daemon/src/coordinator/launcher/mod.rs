@@ -203,8 +203,11 @@ impl Launcher {
             Act::Start(number) => {
                 for _ in 0..number {
                     let now = self.ways.clock.elapsed();
-                    if let Err(error) = self.backend.start(now).await {
-                        return self.scaler.failed(self.ways.clock.elapsed(), error);
+                    match self.backend.start(now).await {
+                        Ok(()) => self.scaler.accepted(),
+                        Err(error) => {
+                            return self.scaler.refused(self.ways.clock.elapsed(), error);
+                        }
                     }
                 }
             }

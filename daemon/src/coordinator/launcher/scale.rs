@@ -82,7 +82,10 @@ pub struct Scaler {
     next_start: Duration,
     /// Failures in a row.
     failures: u32,
+    /// What failed last, unless a worker has connected since.
     error: Option<Explained>,
+    /// Whether it was the asking that failed, and not what came of it.
+    was_refused: bool,
     wanted: u32,
 }
 
@@ -149,6 +152,7 @@ impl Scaler {
             next_start: Duration::ZERO,
             failures: 0,
             error: None,
+            was_refused: false,
             wanted: 0,
         }
     }
@@ -170,8 +174,21 @@ impl Scaler {
         acts
     }
 
-    /// Starting one failed.
-    pub fn failed(&mut self, now: Duration, error: Explained) {
+    /// One could not be started.
+    pub fn refused(&mut self, now: Duration, error: Explained) {
+        self.failed(now, error);
+        self.was_refused = true;
+    }
+
+    /// One was started; what will come of it is not known.
+    pub fn accepted(&mut self) {
+        if std::mem::take(&mut self.was_refused) {
+            self.error = None;
+        }
+    }
+
+    fn failed(&mut self, now: Duration, error: Explained) {
+        self.was_refused = false;
         self.failures = self.failures.saturating_add(1);
         let doubled = FIRST_PAUSE.saturating_mul(1 << (self.failures - 1).min(16));
         self.next_start = now + doubled.min(LONGEST_PAUSE).max(self.config.every);
@@ -300,7 +317,16 @@ impl Scaler {
     fn start(&mut self, now: Duration, lacking: u32, acts: &mut Vec<Act>) {
         let room = self.config.max.saturating_sub(count(self.launches.len()));
         // After a failure one shows whether it is over.
-        let at_once = if self.failures > 0 { 1 } else { self.config.at_once };
+        let is_coming = |launch: &Launch| {
+            matches!(
+                launch.stage,
+                LaunchStage::Submitting | LaunchStage::Pending { .. } | LaunchStage::Starting
+            )
+        };
+        let at_once = match self.error {
+            None => self.config.at_once,
+            Some(_) => u32::from(!self.launches.values().any(is_coming)),
+        };
         let starts = lacking.min(room).min(at_once);
         if starts > 0 && now >= self.next_start {
             // A failure that is told meanwhile puts it off further.

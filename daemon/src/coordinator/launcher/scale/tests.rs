@@ -131,6 +131,36 @@ fn failures_are_tried_again_less_and_less_often_and_one_at_a_time() {
 }
 
 #[test]
+fn after_a_failure_one_is_tried_however_long_it_takes_to_fail() {
+    let mut scaler = Scaler::new(config(0, 8));
+    scaler.step(SECOND, &load(5, vec![]), vec![seen("l1", At::Running)]);
+    scaler.step(SECOND * 2, &load(5, vec![]), vec![seen("l1", dead())]);
+    assert_eq!(scaler.step(SECOND * 5, &load(5, vec![]), vec![]), [Act::Start(1)]);
+    for at in 6..100 {
+        let at_work = if at < 50 { pending() } else { At::Running };
+        let acts = scaler.step(SECOND * at, &load(5, vec![]), vec![seen("l2", at_work)]);
+        assert!(acts.is_empty(), "{acts:?}");
+    }
+    // It has come: the others follow.
+    let come = load(5, vec![hand("w2", Some("l2"), Use::Busy)]);
+    let acts = scaler.step(SECOND * 100, &come, vec![seen("l2", At::Running)]);
+    assert_eq!(acts, [Act::Start(4)]);
+    assert_eq!(scaler.status().trouble, None);
+}
+
+#[test]
+fn what_was_refused_and_then_is_taken_holds_up_nobody() {
+    let mut scaler = Scaler::new(config(0, 8));
+    assert_eq!(scaler.step(SECOND, &load(5, vec![]), vec![]), [Act::Start(5)]);
+    scaler.refused(SECOND, Explained::new("no such partition"));
+    assert_eq!(scaler.step(SECOND * 4, &load(5, vec![]), vec![]), [Act::Start(1)]);
+    scaler.accepted();
+    let acts = scaler.step(SECOND * 7, &load(5, vec![]), vec![seen("l1", pending())]);
+    assert_eq!(acts, [Act::Start(4)]);
+    assert_eq!(scaler.status().trouble, None);
+}
+
+#[test]
 fn one_that_does_not_connect_is_ended_and_counts_as_failed() {
     let mut scaler = Scaler::new(config(0, 2));
     let running = || vec![seen("l1", At::Running)];
@@ -255,6 +285,9 @@ impl World {
                     let Some(made) = self.launches.get_mut(&launch) else { continue };
                     // The driver drains none that has work by now.
                     made.draining = !made.busy;
+                    if made.draining {
+                        scaler.gone(self.now, &worker);
+                    }
                     self.let_go += 1;
                 }
                 Act::End(id) => {
@@ -274,8 +307,9 @@ impl World {
     fn start(&mut self, number: u32, scaler: &mut Scaler) {
         for _ in 0..number {
             if !self.healthy && self.rng.u32(0..10) == 0 {
-                return scaler.failed(self.now, Explained::new("sbatch refused"));
+                return scaler.refused(self.now, Explained::new("sbatch refused"));
             }
+            scaler.accepted();
             self.started += 1;
             let runs_at = self.now + SECOND * self.rng.u32(0..40);
             let connects_at = runs_at + SECOND * self.rng.u32(1..5);
