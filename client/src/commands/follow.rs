@@ -5,7 +5,7 @@ use crate::failure::{Failure, Kind, Outcome, in_words};
 use crate::http::{Api, Patience};
 use crate::progress::Progress;
 use crate::{render, sse};
-use ptv2_common::api::{Event, JobState, JobStatus, LONGEST_LIST, Reason};
+use ptv2_common::api::{Event, JobState, JobStatus, Reason};
 use ptv2_common::error::Explained;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,11 +57,11 @@ async fn pages<T, F: Future<Output = Result<Vec<T>, Failure>>>(
     let mut all = Vec::new();
     loop {
         let next = page(all.last().map_or(0, seq)).await?;
-        let is_last = next.len() < LONGEST_LIST as usize;
-        all.extend(next);
-        if is_last {
+        // A page ends where it has much text, too: only an empty one is the last.
+        if next.is_empty() {
             return Ok(all);
         }
+        all.extend(next);
     }
 }
 
@@ -200,6 +200,7 @@ fn goes_on(ids: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ptv2_common::api::LONGEST_LIST;
     use std::future::{Ready, ready};
 
     /// What the coordinator gives of so many items, numbered from 1.

@@ -132,7 +132,8 @@ impl Journal {
         self.ask(&self.writes, |reply| Request::Write(entries, reply)).await
     }
 
-    /// A job's events after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
+    /// A job's events after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST)
+    /// and a megabyte of text: those after the last are asked for again.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -149,7 +150,8 @@ impl Journal {
         self.ask(&self.reads, |reply| Request::Events { job, page, reply }).await
     }
 
-    /// A job's log lines after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST).
+    /// A job's log lines after a sequence number, at most [`LONGEST_LIST`](ptv2_common::api::LONGEST_LIST)
+    /// and a megabyte of text: those after the last are asked for again.
     ///
     /// # Errors
     /// When the file cannot be read.

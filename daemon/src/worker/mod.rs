@@ -171,6 +171,8 @@ async fn listen(
     config: &WorkerConfig,
     shutdown: &CancellationToken,
 ) -> Result<Option<Listener>, Explained> {
+    // One that can never be dialled is not looked for on the network.
+    ptv2_common::tls::coordinator_url(&config.coordinator, config.insecure_http)?;
     let own = match config.reduce_listen {
         Some(address) => Some(address),
         None => reach::own_address(&config.coordinator, config.orphan_limit, shutdown).await?,

@@ -1,21 +1,20 @@
 //! What slow and greedy clients do to a coordinator, and to a job that trains meanwhile: nothing.
 
 use super::harness::{Cluster, DEADLINE, coordinator_file, hash, poll, superglue, text, tiny_cb};
-use futures_util::{SinkExt, StreamExt};
 use ptv2_common::api::LogLevel;
-use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::{Envelope, Fingerprint, FromWorker, Hello, PROTOCOL, ToWorker};
-use std::io::{ErrorKind, Read, Write};
+use ptv2_common::ids::JobId;
+use ptv2_daemon::coordinator::journal::{Entry, Journal};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 /// Short, so that the test is.
 const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_timeout = \"1s\"\n\
                     streams_per_token = 20\nrefusals_per_minute = 5\n";
+/// Lines of a log, of 8 KiB each.
+const LINES: usize = 1500;
 /// What a coordinator may grow by, whatever clients do.
 const GROWTH_KIB: u64 = 64 << 10;
 
@@ -75,14 +74,21 @@ impl Target {
 fn slow_and_greedy_clients_hold_nobody_up() {
     let Some(data) = superglue() else { return };
     let mut cluster = Cluster::new("ptv2d");
-    let paths = (&*cluster.state(), &*cluster.store());
-    cluster.serve_by(&(coordinator_file("127.0.0.1:0", paths, &data, "") + HTTP));
+    let config = |cluster: &Cluster, listen: &str| {
+        coordinator_file(listen, (&cluster.state(), &cluster.store()), &data, "") + HTTP
+    };
+    cluster.serve_by(&config(&cluster, "127.0.0.1:0"));
     cluster.worker(1, &[]);
-    let (address, token) = (cluster.listen().parse().unwrap(), cluster.token());
+    let (listen, token) = (cluster.listen(), cluster.token());
     let job = tiny_cb(&data, "");
     let long = ["--set", "training.epochs=60"];
     let calm = cluster.run(&job, &long);
-    let target = Target { cluster, address, token };
+    let ended = calm["id"].as_str().unwrap();
+    drop(cluster.daemon.take());
+    log_much(&cluster, ended);
+    cluster.serve_by(&config(&cluster, &listen));
+    cluster.has_workers(1);
+    let target = Target { cluster, address: listen.parse().unwrap(), token };
     let pid = target.cluster.daemon.as_ref().unwrap().pid();
     // From now on the highest mark is of what follows.
     std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
@@ -95,7 +101,7 @@ fn slow_and_greedy_clients_hold_nobody_up() {
     endless_heads(&target);
     strangers(&target);
     idle_connections(&target);
-    followers_that_do_not_read(&target, &id);
+    followers_that_do_not_read(&target, ended);
 
     let status = target.cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
@@ -196,30 +202,30 @@ fn idle_connections(target: &Target) {
     assert!(took[49] < Duration::from_secs(2), "{took:?}");
 }
 
-/// A worker that logs more than followers read: they are cut off, and go on where they were.
-fn followers_that_do_not_read(target: &Target, id: &str) {
-    let request = target.head(&format!("GET /v1/jobs/{id}/logs/stream")) + "\r\n";
+/// Followers of a long log who read nothing are cut off; who goes on where one was gets the rest.
+fn followers_that_do_not_read(target: &Target, ended: &str) {
+    let path = format!("/v1/jobs/{ended}/logs/stream");
     let mut followers: Vec<TcpStream> = (0..20).map(|_| small_connection(target)).collect();
     for follower in &mut followers {
+        let request = target.head(&format!("GET {path}")) + "\r\n";
         follower.write_all(request.as_bytes()).unwrap();
     }
-    let lines = 1500;
-    tokio::runtime::Runtime::new().unwrap().block_on(log(target, id, lines));
     for follower in &mut followers {
         // Not a byte is read: the end is seen by what can still be written.
-        poll("the follower's end", || match follower.write_all(b"x") {
-            Ok(()) => None,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(_) => Some(()),
-        });
+        poll("the follower's end", || follower.write_all(b"x").err());
     }
-    // Whoever reads from where it was gets what is there.
-    poll("the log", || {
-        let all = target.cluster.json(&["logs", id]);
-        let long =
-            all.as_array()?.iter().filter(|line| line["message"].as_str().unwrap().len() > 8000);
-        (long.count() == lines).then_some(())
-    });
+    let all = target.cluster.json(&["logs", ended]);
+    let seqs: Vec<u64> =
+        all.as_array().unwrap().iter().map(|line| line["seq"].as_u64().unwrap()).collect();
+    assert!(seqs.len() >= LINES);
+    let (seen, rest) = seqs.split_at(LINES / 3);
+    let mut again = target.connect();
+    let last = format!("last-event-id: {}\r\nconnection: close\r\n\r\n", seen.last().unwrap());
+    again.write_all((target.head(&format!("GET {path}")) + &last).as_bytes()).unwrap();
+    let mut text = String::new();
+    again.read_to_string(&mut text).unwrap();
+    let ids = text.lines().filter_map(|line| line.strip_prefix("id: ")?.parse::<u64>().ok());
+    assert!(ids.eq(rest.iter().copied()), "each line once");
 }
 
 /// A connection for which the system holds little.
@@ -230,53 +236,16 @@ fn small_connection(target: &Target) -> TcpStream {
     socket.into()
 }
 
-/// Joins as a worker of a kind of its own, and says so many long lines of a job.
-async fn log(target: &Target, id: &str, lines: usize) {
-    let mut request = format!("ws://{}/v1/session", target.address).into_client_request().unwrap();
-    let token = std::fs::read_to_string(target.cluster.state().join("worker-token")).unwrap();
-    let bearer = format!("Bearer {}", token.trim()).parse().unwrap();
-    request.headers_mut().insert("authorization", bearer);
-    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
-    let hello = Hello {
-        protocol: PROTOCOL,
-        worker: WorkerId("w-loud".into()),
-        host: "loud:1".into(),
-        version: ptv2_common::VERSION.into(),
-        fingerprint: Fingerprint {
-            device: "loud".into(),
-            instruction_set: "none".into(),
-            libtorch: "none".into(),
-            ptv2: ptv2_common::VERSION.into(),
-            settings: "none".into(),
-        },
-        device: "cpu".into(),
-        threads: 1,
-        reduce_address: SocketAddr::from(([127, 0, 0, 1], 9)),
-        slurm: None,
-        visible_device: None,
-        launch: None,
-        attached: None,
+/// Writes many long lines into the log of a job, while no coordinator runs.
+fn log_much(cluster: &Cluster, id: &str) {
+    let (journal, _) = Journal::open(&cluster.state().join("journal.sqlite")).unwrap();
+    let line = |number| Entry::Log {
+        job: JobId(id.into()),
+        unix_ms: 1,
+        level: LogLevel::Info,
+        source: "test".into(),
+        message: format!("{number} {}", "x".repeat(8192)),
     };
-    let say = |seq, message| {
-        let text = serde_json::to_string(&Envelope { seq, message }).unwrap();
-        Message::Text(text.into())
-    };
-    socket.send(say(None, FromWorker::Hello(hello))).await.unwrap();
-    for number in 1..=lines {
-        let message = FromWorker::Log {
-            job: JobId(id.into()),
-            level: LogLevel::Info,
-            message: format!("{number} {}", "x".repeat(8192)),
-        };
-        socket.send(say(Some(number as u64), message)).await.unwrap();
-    }
-    // What is not taken when the connection ends would have to be said again.
-    while let Some(heard) = socket.next().await {
-        let heard = heard.unwrap();
-        match heard.to_text().ok().and_then(|text| serde_json::from_str(text).ok()) {
-            Some(ToWorker::Taken { seq }) if seq >= lines as u64 => return,
-            Some(_) | None => {}
-        }
-    }
-    panic!("not all lines were taken");
+    let lines: Vec<Entry> = (0..LINES).map(line).collect();
+    tokio::runtime::Runtime::new().unwrap().block_on(journal.write(lines)).unwrap();
 }

@@ -22,6 +22,10 @@ const ROWS_OF_JOB: u32 = 100_000;
 const LOOKED_AFTER: i64 = 1024;
 /// The longest line, in bytes; the rest of one that is longer is cut off.
 const LONGEST_LINE: usize = 16 << 10;
+/// Text of events or lines that is given at once, in bytes; the row that goes beyond it is still given.
+const LONGEST_PAGE: usize = 1 << 20;
+/// A page of few rows, as followers ask for, has room for so much text for each, in bytes.
+const ROOM_OF_ROW: usize = 256;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS facts (seq INTEGER PRIMARY KEY, fact TEXT NOT NULL,
@@ -210,7 +214,7 @@ pub(super) fn events(
             message: row.get(3)?,
         })
     })?;
-    rows.collect()
+    up_to(rows, at_most, |event| &event.message)
 }
 
 pub(super) fn logs(
@@ -232,7 +236,26 @@ pub(super) fn logs(
             message: row.get(4)?,
         })
     })?;
-    rows.collect()
+    up_to(rows, at_most, |line| &line.message)
+}
+
+/// Rows up to so much text. Who wants more asks for what comes after the last.
+fn up_to<T>(
+    rows: impl Iterator<Item = rusqlite::Result<T>>,
+    at_most: u32,
+    text: fn(&T) -> &str,
+) -> rusqlite::Result<Vec<T>> {
+    let room = (at_most as usize * ROOM_OF_ROW).min(LONGEST_PAGE);
+    let (mut found, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let row = row?;
+        bytes += text(&row).len();
+        found.push(row);
+        if bytes >= room {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 pub(super) fn metrics(connection: &Connection, job: &JobId) -> rusqlite::Result<Vec<MetricsRow>> {

@@ -134,3 +134,27 @@ async fn lines_are_cut_and_the_oldest_are_forgotten() {
     assert_eq!(lengths, [16 << 10, 5]);
     assert_eq!(journal.logs_page(&two, (0, 1)).await.unwrap().len(), 1);
 }
+
+/// Ten thousand lines of 16 KiB would be too much to give at once.
+#[tokio::test]
+async fn long_lines_come_in_pages_and_none_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, _) = Journal::open(&folder.path().join("journal.sqlite")).unwrap();
+    let job = JobId("j1".into());
+    let line = |number: usize| Entry::Log {
+        job: job.clone(),
+        unix_ms: 5,
+        level: LogLevel::Info,
+        source: "w1".into(),
+        message: format!("{number:16384}"),
+    };
+    journal.write((0..200).map(line).collect::<Vec<_>>()).await.unwrap();
+    let (mut after, mut sizes) = (0, Vec::new());
+    loop {
+        let page = journal.logs(&job, after).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.seq;
+        sizes.push(page.len());
+    }
+    assert_eq!(sizes, [64, 64, 64, 8]);
+}
