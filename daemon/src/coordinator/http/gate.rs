@@ -35,6 +35,9 @@ const STRANGERS: usize = 10_000;
 /// the answer otherwise.
 const FORGOTTEN_BYTES: usize = 1 << 20;
 const FORGOTTEN_FOR: Duration = Duration::from_secs(2);
+/// Commas and opening brackets of a body at most: so many values are never in memory at once. A job has some
+/// fifty.
+const VALUES_MAX: usize = 10_000;
 /// Who meets a bound that others will leave soon may ask again after this long.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -196,6 +199,7 @@ impl Gate {
         stream: &mut BodyDataStream,
     ) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refused> {
         let (mut bytes, mut held) = (Vec::new(), None::<OwnedSemaphorePermit>);
+        let mut values = 0;
         while let Some(part) = stream.next().await {
             let part: Bytes = part.map_err(|error| {
                 let refusal = Refusal::malformed(format!("the body broke off: {error}"));
@@ -203,6 +207,11 @@ impl Gate {
             })?;
             if bytes.len() + part.len() > self.http.body_bytes_max {
                 return Err(self.too_large());
+            }
+            // A value of two bytes takes dozens once it is parsed.
+            values += part.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+            if values > VALUES_MAX {
+                return Err(too_many_values());
             }
             let more = hold(&self.bodies, part.len())?;
             match &mut held {
@@ -230,6 +239,13 @@ impl Gate {
         let held = hold(&self.answers, bytes.min(self.http.held_bytes_max as usize))?;
         Ok(answer.map(|body| Body::new(Held { body, _kept: (stream, held) })))
     }
+}
+
+fn too_many_values() -> Refused {
+    let error = Explained::new("the request's body holds too many values")
+        .expected(format!("{VALUES_MAX} commas and opening brackets at most"))
+        .hint("a job names its data and its backbone by their paths; it does not hold them");
+    now(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
 }
 
 /// Room for so many bytes, or a refusal: nobody waits for someone else who is slow.
