@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Short waits, so that the tests are; and no bound on the rate of a test's own requests.
-const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_timeout = \"1s\"\n\
+const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"3s\"\nwrite_timeout = \"1s\"\n\
     requests_per_second = 100000\nrequests_burst = 100000\nrefusals_per_minute = 1000000\n";
 
 /// Whom the attacks are on.
