@@ -212,6 +212,7 @@ impl Cluster {
 
     /// The same with more options.
     pub(crate) fn serve_with(&mut self, workers: u32, threads: u32, listen: &str, more: &[&str]) {
+        self.forget_address();
         let child = self.local(workers, threads, listen).args(more).spawn().unwrap();
         self.daemon = Some(Process(child));
         self.listens();
@@ -239,6 +240,11 @@ impl Cluster {
         command
     }
 
+    /// One that was killed leaves its address behind, and the next does not listen there yet.
+    fn forget_address(&self) {
+        drop(std::fs::remove_file(self.state().join("address")));
+    }
+
     fn listens(&self) {
         let place = self.state().join("address");
         poll("the coordinator", || {
@@ -263,6 +269,7 @@ impl Cluster {
     /// The same by this configuration.
     pub(crate) fn serve_by(&mut self, config: &str) {
         let file = self.file("coordinator.toml", config);
+        self.forget_address();
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
