@@ -15,7 +15,7 @@ mod names;
 mod probe;
 mod report;
 mod routes;
-mod sessions;
+pub(crate) mod sessions;
 mod shown;
 mod target;
 

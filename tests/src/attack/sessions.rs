@@ -43,7 +43,8 @@ pub(super) fn all(target: &Target, effort: Effort, table: &mut Table) {
     table.during("a worker whose words steer terminals", target, || words(target));
 }
 
-fn hello(id: &str) -> Hello {
+/// What a stranger says first, as the worker of an id.
+pub(crate) fn hello(id: &str) -> Hello {
     Hello {
         protocol: PROTOCOL,
         worker: WorkerId(id.into()),

@@ -1,11 +1,11 @@
 //! Who may do what: scopes, tokens of several people, join tokens of workers, the audit.
 
 use super::harness::{Cluster, Process, binary, pid, poll, superglue, text, tiny_cb};
+use crate::attack::sessions::hello;
 use crate::chaos::signals::signal;
 use futures_util::{SinkExt, StreamExt};
 use ptv2_common::access::SESSION_HEADER;
-use ptv2_common::ids::WorkerId;
-use ptv2_common::session::{Envelope, Fingerprint, FromWorker, Hello, PROTOCOL, ToWorker};
+use ptv2_common::session::{Envelope, FromWorker, ToWorker};
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -243,26 +243,7 @@ fn the_workers_own_token_is_replaced_under_running_workers() {
 
 /// Says hello as the worker of an id, with the workers' token and a secret of its own; the first answer.
 fn dial(cluster: &Cluster, id: &str) -> Option<ToWorker> {
-    let hello = Hello {
-        protocol: PROTOCOL,
-        worker: WorkerId(id.into()),
-        host: "elsewhere:1".into(),
-        version: ptv2_common::VERSION.into(),
-        fingerprint: Fingerprint {
-            device: "none".into(),
-            instruction_set: "none".into(),
-            libtorch: "none".into(),
-            ptv2: ptv2_common::VERSION.into(),
-            settings: "none".into(),
-        },
-        device: "cpu".into(),
-        threads: 1,
-        reduce_address: ([127, 0, 0, 1], 9).into(),
-        slurm: None,
-        visible_device: None,
-        launch: None,
-        attached: None,
-    };
+    let hello = hello(id);
     let url = format!("ws://{}/v1/session", cluster.listen());
     let token = secret(&cluster.state().join("worker-token"));
     let talk = async move {
