@@ -2,9 +2,10 @@
 //!
 //! Names and messages of jobs, workers and requests come from elsewhere. A line feed in one would begin a
 //! line that looks like another event, and an escape sequence would steer the terminal of whoever reads the
-//! log. The JSON form escapes both itself.
+//! log. The JSON form escapes both itself, but not what steers without being ASCII.
 
-use ptv2_common::text::escaped;
+use ptv2_common::text::{escaped, steers};
+use std::borrow::Cow;
 use std::fmt::{Debug, Result};
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt;
@@ -24,6 +25,21 @@ pub fn fields() -> impl for<'writer> FormatFields<'writer> + 'static {
     debug_fn(field).delimited(" ")
 }
 
+/// A record in JSON, with escapes in place of what JSON lets stand: controls of eight bits, and what turns the
+/// reading order.
+pub fn in_json(record: &str) -> Cow<'_, str> {
+    let stays = |c: char| c < '\u{7f}' || !steers(c);
+    if record.chars().all(stays) {
+        return Cow::Borrowed(record);
+    }
+    let mut safe = String::with_capacity(record.len() + 16);
+    for c in record.chars() {
+        // Each of them has four digits.
+        if stays(c) { safe.push(c) } else { safe.push_str(&format!("\\u{:04x}", u32::from(c))) }
+    }
+    Cow::Owned(safe)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,6 +57,17 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_record_in_json_says_the_same_without_what_steers() {
+        let said = "ü \u{9b}2J\u{202e}\u{7f}\u{2028}";
+        let record = serde_json::json!({"message": said}).to_string();
+        let safe = in_json(&record);
+        assert_eq!(safe, r#"{"message":"ü \u009b2J\u202e\u007f\u2028"}"#);
+        let read: serde_json::Value = serde_json::from_str(&safe).unwrap();
+        assert_eq!(read["message"], said);
+        assert!(matches!(in_json("{\"a\":\"ü\"}"), Cow::Borrowed(_)));
     }
 
     #[test]

@@ -44,7 +44,7 @@ where
             "fields": fields.0,
             "target": metadata.target(),
         });
-        writeln!(writer, "{line}")
+        writeln!(writer, "{}", crate::log::in_json(&line.to_string()))
     }
 }
 

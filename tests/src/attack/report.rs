@@ -64,12 +64,15 @@ fn line(name: &str, back: &str, seen: &Seen) -> String {
     let ms = |[longest, most]: [Duration; 2]| {
         format!("{:.0}, {:.0} ms", most.as_secs_f64() * 1e3, longest.as_secs_f64() * 1e3)
     };
+    let steps = match seen.steps_per_s {
+        steps if steps.is_nan() => "-".to_owned(),
+        steps => format!("{steps:.0}"),
+    };
     format!(
-        "| {name} | {back} | {:.1} MiB | {:.1} s | {} | {} | {:.0} |",
+        "| {name} | {back} | {:.1} MiB | {:.1} s | {} | {} | {steps} |",
         seen.growth as f64 / f64::from(1 << 20),
         seen.time.as_secs_f64(),
         ms(seen.health),
-        ms(seen.status),
-        seen.steps_per_s
+        ms(seen.status)
     )
 }

@@ -11,6 +11,7 @@ use crate::inputs::Wanted;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName};
 use axum::{Extension, Json};
 use ptv2_common::api::{JobState, JobStatus, MetricsRow, SubmitRequest};
 use ptv2_common::error::Explained;
@@ -23,9 +24,13 @@ use ptv2_common::spec::JobSpec;
 use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Jobs of one key that may be lost one after the other, each with its coordinator's journal.
 const LIVES: usize = 100;
+
+/// Lists of metrics that are made at once: those of long jobs take several times what is answered meanwhile.
+static MADE_AT_ONCE: Semaphore = Semaphore::const_new(2);
 
 /// Submits a job.
 #[utoipa::path(post, path = "/v1/jobs", request_body = SubmitRequest, responses(
@@ -287,7 +292,13 @@ pub(super) async fn retry(
 pub(super) async fn metrics(
     State(edge): State<Shared>,
     Path(job): Path<String>,
-) -> Result<Json<Vec<MetricsRow>>, Refusal> {
+) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refusal> {
     let id = JobId(edge.find(job).await?.id);
-    Ok(Json(edge.journal.metrics(&id).await.map_err(Refusal::internal)?))
+    let _turn = MADE_AT_ONCE.acquire().await.map_err(|_| Refusal::stopping())?;
+    let rows = edge.journal.metrics(&id).await.map_err(Refusal::internal)?;
+    let json = serde_json::to_vec(&rows);
+    let mut json = json.map_err(|error| Refusal::internal(Explained::from_error(&error)))?;
+    // No more is held than is counted until it has been sent.
+    json.shrink_to_fit();
+    Ok(([(CONTENT_TYPE, "application/json")], json))
 }
