@@ -13,7 +13,6 @@ fn nobody_may_more_than_the_token_says() {
 }
 
 #[test]
-#[ignore = "the JSON log leaves U+009B and U+202E as they are: see the README"]
 fn greedy_and_hostile_requests_cost_little_and_hold_up_nobody() {
     let Some(data) = superglue() else { return };
     let target = Target::start(&data);

@@ -109,12 +109,10 @@ impl Roots {
     fn refusal(&self, key: &str, path: &Path, refused: &Refused) -> Explained {
         match refused {
             Refused::Outside => self.outside(key, &path.display().to_string()),
-            Refused::NoFile => {
-                Explained::new(format!("`{}` is no regular file", path.display()))
-                    .at(key)
-                    .expected("a file: no folder, no pipe, no device")
-                    .hint("name the file itself, or put one in its place")
-            }
+            Refused::NoFile => Explained::new(format!("`{}` is no regular file", path.display()))
+                .at(key)
+                .expected("a file: no folder, no pipe, no device")
+                .hint("name the file itself, or put one in its place"),
             Refused::Unreadable(_) | Refused::TooLarge { .. } => {
                 Explained::new(format!("`{}` cannot be read: {refused}", path.display()))
                     .at(key)

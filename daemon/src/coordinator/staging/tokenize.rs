@@ -6,6 +6,7 @@ use crate::inputs::Folder;
 use crate::tasks::{Example, Pair};
 use ptv2_common::error::Explained;
 use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokenizers::{
     EncodeInput, Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams,
     TruncationStrategy,
@@ -59,13 +60,17 @@ impl Encoder {
         vocab_size: u32,
         max_seq_length: u32,
     ) -> Result<Self, Explained> {
+        unharmed(&place, || Self::checked(bytes, place.clone(), vocab_size, max_seq_length))
+    }
+
+    fn checked(
+        bytes: &[u8],
+        place: String,
+        vocab_size: u32,
+        max_seq_length: u32,
+    ) -> Result<Self, Explained> {
         let at = |error: Explained| error.at(&place);
-        let failed = |error: tokenizers::Error| {
-            let what = format!("the tokenizer cannot be used: {error}");
-            at(Explained::new(what))
-                .expected("a tokenizer.json of Hugging Face")
-                .hint("download the backbone again")
-        };
+        let failed = |error: tokenizers::Error| unusable(&place, &error);
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(failed)?;
         let max_length = max_seq_length as usize;
         let added = tokenizer
@@ -131,10 +136,10 @@ impl Encoder {
     ) -> Result<u64, Explained> {
         let pairs = examples.iter().flat_map(|example| &example.pairs);
         let inputs: Vec<EncodeInput<'_>> = pairs.map(|pair| self.input(pair)).collect();
-        let encodings = self
-            .tokenizer
-            .encode_batch_fast(inputs, true)
-            .map_err(|error| Explained::from_error(error.as_ref()).at(&self.place))?;
+        let encodings = unharmed(&self.place, || {
+            let encodings = self.tokenizer.encode_batch_fast(inputs, true);
+            encodings.map_err(|error| unusable(&self.place, &error))
+        })?;
         let mut encodings = encodings.into_iter();
         let mut truncated = 0;
         for example in examples {
@@ -177,6 +182,21 @@ impl Encoder {
         let types: Vec<u8> = types_or_refused(types, &self.place)?;
         Ok((encoding.get_ids().to_vec(), types))
     }
+}
+
+/// Calls the library of tokenizers, which panics at some damaged files: those are refused, too.
+fn unharmed<T>(place: &str, call: impl FnOnce() -> Result<T, Explained>) -> Result<T, Explained> {
+    // What the call was changing is dropped with its error.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        Err(unusable(place, &"its library gave up, as it does at damaged files"))
+    })
+}
+
+fn unusable(place: &str, why: &dyn std::fmt::Display) -> Explained {
+    Explained::new(format!("the tokenizer cannot be used: {why}"))
+        .at(place)
+        .expected("a tokenizer.json of Hugging Face")
+        .hint("download the backbone again")
 }
 
 /// A tokenizer that is of another model.
