@@ -283,7 +283,7 @@ fn variable(name: &str) -> Option<String> {
 
 fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
     let device = device::choose(args.device, variable)?;
-    device::of_this_build(args.device, &device)?;
+    let compute = device::of_this_build(args.device, &device)?;
     let slurm = Placement::of(variable);
     let drain_grace = if slurm.is_some() { SLURM_DRAIN_GRACE } else { DRAIN_GRACE };
     Ok(WorkerConfig {
@@ -293,6 +293,7 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         insecure_http: args.insecure_http,
         token_file: args.token_file,
         device,
+        compute,
         slurm,
         threads: args.threads.unwrap_or_else(|| device::threads(variable)),
         reduce_listen: args.reduce_listen,

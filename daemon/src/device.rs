@@ -141,11 +141,40 @@ fn no_gpu(wish: Wish, why: String) -> Result<Choice, Explained> {
     }
 }
 
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compute {
+    /// The processor.
+    Cpu,
+    /// A GPU, by its index among the visible ones.
+    Cuda(u32),
+}
+
+impl Compute {
+    /// The device as torch names it.
+    #[cfg(feature = "torch")]
+    pub fn torch(self) -> tch::Device {
+        match self {
+            Self::Cpu => tch::Device::Cpu,
+            Self::Cuda(index) => tch::Device::Cuda(index as usize),
+        }
+    }
+}
+
+impl Display for Compute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => write!(f, "cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
 /// What computes in this build, after a choice: the processor.
 ///
 /// # Errors
 /// When a GPU was asked for.
-pub fn of_this_build(wish: Wish, choice: &Choice) -> Result<&'static str, Explained> {
+pub fn of_this_build(wish: Wish, choice: &Choice) -> Result<Compute, Explained> {
     match (wish, &choice.gpu) {
         (Wish::Cuda(_), Some(gpu)) => Err(Explained::new(format!(
             "{wish} would be device {} ({}; {}), but this build computes on the CPU",
@@ -153,7 +182,7 @@ pub fn of_this_build(wish: Wish, choice: &Choice) -> Result<&'static str, Explai
         ))
         .at("--device")
         .expected("auto or cpu")),
-        (Wish::Auto | Wish::Cpu | Wish::Cuda(_), _) => Ok("cpu"),
+        (Wish::Auto | Wish::Cpu | Wish::Cuda(_), _) => Ok(Compute::Cpu),
     }
 }
 
@@ -268,7 +297,7 @@ mod tests {
         let error = of_this_build(wish, &choice).unwrap_err();
         assert!(error.what.contains("device 1 (6; local rank 1"), "{error:?}");
         assert!(error.what.contains("this build computes on the CPU"), "{error:?}");
-        assert_eq!(of_this_build(Wish::Auto, &choice), Ok("cpu"));
+        assert_eq!(of_this_build(Wish::Auto, &choice), Ok(Compute::Cpu));
     }
 
     #[test]

@@ -6,6 +6,8 @@ mod tests;
 
 use crate::numerics::tree::Node;
 use std::sync::Arc;
+#[cfg(feature = "torch")]
+use tch::Tensor;
 
 /// A group operation failed. After it the group is of no more use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +34,9 @@ pub enum CollectiveError {
         /// What was wrong.
         detail: String,
     },
+    /// This rank's own device or its library failed: no peer is to blame.
+    #[error("this rank's device failed: {0}")]
+    Device(String),
 }
 
 /// Any bytes that go beside each rank's partial sums.
@@ -65,6 +70,36 @@ pub trait Collective: Send {
         out: &mut [f32],
     ) -> Result<Vec<Stamp>>;
 
+    /// As [`Self::reduce`] for sums that lie on a device: flat fp32 tensors, contiguous, all on the device
+    /// of `out`, each as long as `out`, which then holds the sum.
+    ///
+    /// Unless a transport reduces on the device itself, the sums cross through host memory.
+    ///
+    /// # Errors
+    /// As [`CollectiveError`] says; `out` then holds nothing of use.
+    #[cfg(feature = "torch")]
+    fn reduce_tensors(
+        &mut self,
+        step: u64,
+        slices: u32,
+        parts: &[(Node, Tensor)],
+        stamp: &Stamp,
+        out: &mut Tensor,
+    ) -> Result<Vec<Stamp>> {
+        let host = |tensor: &Tensor| {
+            let mut values = vec![0.0_f32; tensor.numel()];
+            let count = values.len();
+            tensor.f_copy_data(&mut values, count).map(|()| values)
+        };
+        let parts = parts.iter().map(|(node, tensor)| host(tensor).map(|values| (*node, values)));
+        let parts: Vec<_> = parts.collect::<std::result::Result<_, _>>().map_err(device)?;
+        let mut sum = vec![0.0; out.numel()];
+        let stamps = self.reduce(step, slices, &parts, stamp, &mut sum)?;
+        let sum = Tensor::f_from_slice(&sum).map_err(device)?;
+        tch::no_grad(|| out.f_copy_(&sum)).map_err(device)?;
+        Ok(stamps)
+    }
+
     /// Gives each rank the bytes of all ranks, by rank.
     ///
     /// # Errors
@@ -86,6 +121,12 @@ pub trait Collective: Send {
 
     /// Whether the group was aborted from this side.
     fn is_aborted(&self) -> bool;
+}
+
+#[cfg(feature = "torch")]
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` wants it")]
+fn device(error: tch::TchError) -> CollectiveError {
+    CollectiveError::Device(error.to_string())
 }
 
 /// Ends a group from another thread: whatever blocks in it returns [`CollectiveError::Aborted`].

@@ -2,7 +2,7 @@
 
 use super::{HubConfig, InputsConfig};
 use crate::collective::tcp::Waits;
-use crate::device::Choice;
+use crate::device::{Choice, Compute};
 use ptv2_common::slurm::Placement;
 use ptv2_common::tls::Fingerprint;
 use std::net::SocketAddr;
@@ -24,6 +24,8 @@ pub struct WorkerConfig {
     pub token_file: PathBuf,
     /// The device that it was given, and why.
     pub device: Choice,
+    /// What computes, after that choice.
+    pub compute: Compute,
     /// Where it stands in Slurm, if it does.
     pub slurm: Option<Placement>,
     /// Compute threads. Each computes whole slices alone.

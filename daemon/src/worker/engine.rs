@@ -215,6 +215,7 @@ impl Engine {
                 lost(rank, silent, detail)
             }
             Exit::Group(CollectiveError::Protocol { rank, detail }) => lost(rank, false, detail),
+            Exit::Group(CollectiveError::Device(detail)) => return Err(Explained::new(detail)),
             Exit::Diverged { own, majority, detail } => {
                 if own && let Some(held) = &mut self.held {
                     held.progress = None;

@@ -132,7 +132,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         host: fingerprint::host(),
         version: ptv2_common::VERSION.into(),
         fingerprint: fingerprint::of_cpu(),
-        device: "cpu".into(),
+        device: config.compute.to_string(),
         slurm: config.slurm.clone(),
         visible_device: config.device.gpu.clone(),
         threads: config.threads,
