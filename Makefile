@@ -17,7 +17,7 @@ export TASK DATA
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
-	@echo "make test-attack              all attacks on a coordinator that trains, six minutes; target/attacks.md"
+	@echo "make test-attack              all attacks on a coordinator that trains, three minutes; target/attacks.md"
 	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
 	@echo "make deny                     licences and sources of the dependencies"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
@@ -103,6 +103,7 @@ test-slurm: libtorch backbone build
 	@rm -f target/slurm.txt
 	scripts/slurm-lab.sh run cargo test --workspace -- --ignored --test-threads 1 slurm::$(EVENTS)
 	@printf '| event | what happened | how long |\n|---|---|---|\n'; cat target/slurm.txt
+
 # Minutes; the short form of it is among the end-to-end tests.
 test-stores: libtorch backbone seaweedfs
 	@scripts/azurite.sh

@@ -24,3 +24,19 @@ fetch_wheel() {
     exit 1
   }
 }
+
+# begin_folder: a new $part beside $folder, removed unless the script ends well.
+begin_folder() {
+  mkdir -p "$(dirname "$folder")"
+  part=$(mktemp -d "$folder.part.XXXXXX")
+  chmod 755 "$part"
+  trap 'rm -rf "$part"' EXIT
+}
+
+# end_folder NAME: $part becomes $folder.
+end_folder() {
+  rm -rf "$folder"
+  mv "$part" "$folder"
+  trap - EXIT
+  echo "$1: $folder made ($(du -sh "$folder" | cut -f1))"
+}

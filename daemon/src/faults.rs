@@ -73,10 +73,10 @@ pub(crate) fn spoil_weights(bert: &crate::train::backbones::Backbone) {
 #[cfg(feature = "torch")]
 pub(crate) fn store(store: ptv2_common::storage::Store) -> ptv2_common::storage::Store {
     if value("store").is_some() {
-        return std::sync::Arc::new(store::Failing::new(store));
+        return std::sync::Arc::new(store::Harmed::new(store, store::Failing));
     }
     if value("put-before").is_some() || value("put-after").is_some() {
-        return std::sync::Arc::new(dying::Dying::new(store));
+        return std::sync::Arc::new(store::Harmed::new(store, dying::Dying));
     }
     store
 }

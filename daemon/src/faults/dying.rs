@@ -1,76 +1,18 @@
-//! A store whose writer dies at a put.
+//! A writer that dies at a put.
 
-use futures_util::stream::BoxStream;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
-use ptv2_common::storage::Store;
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::store::{Harm, Put};
+use object_store::{PutResult, Result};
 
-/// Another store, whose writer dies at one of its puts.
+/// Dies before a put, or after it, as the environment says.
 #[derive(Debug)]
-pub(super) struct Dying {
-    inner: Store,
-    puts: AtomicU64,
-}
-
-impl Dying {
-    pub(super) fn new(inner: Store) -> Self {
-        Self { inner, puts: AtomicU64::new(0) }
-    }
-}
-
-impl std::fmt::Display for Dying {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} of one who dies", self.inner)
-    }
-}
+pub(super) struct Dying;
 
 #[async_trait::async_trait]
-impl ObjectStore for Dying {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> Result<PutResult> {
-        let number = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
+impl Harm for Dying {
+    async fn put(&self, number: u64, put: Put<'_>) -> Result<PutResult> {
         super::put("put-before", number);
-        let result = self.inner.put_opts(location, payload, opts).await;
+        let result = put.await;
         super::put("put-after", number);
         result
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }

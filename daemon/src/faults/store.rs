@@ -1,5 +1,6 @@
-//! A store whose first puts fail in every way that a real one has.
+//! A store whose puts come to harm; the first ones, in every way that a real store has.
 
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -7,28 +8,61 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use ptv2_common::storage::Store;
+use std::fmt::{Debug, Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a slow put takes.
 const SLOW: Duration = Duration::from_millis(700);
 
-/// Another store, and how many puts it was asked for.
-#[derive(Debug)]
-pub(super) struct Failing {
-    inner: Store,
-    puts: AtomicU64,
+/// What becomes of a writer's puts, which are counted from 1.
+#[async_trait::async_trait]
+pub(super) trait Harm: Debug + Send + Sync + 'static {
+    async fn put(&self, number: u64, put: Put<'_>) -> Result<PutResult>;
 }
 
-impl Failing {
-    pub(super) fn new(inner: Store) -> Self {
-        Self { inner, puts: AtomicU64::new(0) }
+/// A put that is to be done, or not.
+pub(super) type Put<'a> = BoxFuture<'a, Result<PutResult>>;
+
+/// Another store, and how many puts it was asked for.
+#[derive(Debug)]
+pub(super) struct Harmed<H> {
+    inner: Store,
+    puts: AtomicU64,
+    harm: H,
+}
+
+impl<H> Harmed<H> {
+    pub(super) fn new(inner: Store, harm: H) -> Self {
+        Self { inner, puts: AtomicU64::new(0), harm }
     }
 }
 
-impl std::fmt::Display for Failing {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "a failing {}", self.inner)
+impl<H: Debug> Display for Harmed<H> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{} with {:?} puts", self.inner, self.harm)
+    }
+}
+
+/// Of the first puts one fails, two are done and answered with an error, one is slow.
+#[derive(Debug)]
+pub(super) struct Failing;
+
+#[async_trait::async_trait]
+impl Harm for Failing {
+    async fn put(&self, number: u64, put: Put<'_>) -> Result<PutResult> {
+        match number {
+            2 => Err(broken("503: slow down")),
+            4 | 6 => {
+                put.await?;
+                Err(broken("the connection was reset before the answer"))
+            }
+            7 => {
+                tokio::time::sleep(SLOW).await;
+                put.await
+            }
+            _ => put.await,
+        }
     }
 }
 
@@ -37,25 +71,15 @@ fn broken(what: &str) -> object_store::Error {
 }
 
 #[async_trait::async_trait]
-impl ObjectStore for Failing {
+impl<H: Harm> ObjectStore for Harmed<H> {
     async fn put_opts(
         &self,
         location: &Path,
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        match self.puts.fetch_add(1, Ordering::SeqCst) {
-            1 => Err(broken("503: slow down")),
-            3 | 5 => {
-                self.inner.put_opts(location, payload, opts).await?;
-                Err(broken("the connection was reset before the answer"))
-            }
-            6 => {
-                tokio::time::sleep(SLOW).await;
-                self.inner.put_opts(location, payload, opts).await
-            }
-            _ => self.inner.put_opts(location, payload, opts).await,
-        }
+        let number = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
+        self.harm.put(number, self.inner.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(

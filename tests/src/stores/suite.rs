@@ -2,7 +2,7 @@
 //! server comes to.
 
 use super::conformance::conforms;
-use super::failing::Failing;
+use super::failing::{Failing, Harmed};
 use super::proxy::{Fault, Proxy, Rule};
 use super::servers::{self, Cloud};
 use object_store::memory::InMemory;
@@ -30,7 +30,7 @@ fn a_folder_conforms() {
 #[test]
 fn a_failing_store_conforms_once_it_is_done_failing() {
     let inner = Arc::new(InMemory::new()) as Store;
-    let store = Arc::new(Failing::new(Arc::clone(&inner))) as Store;
+    let store = Arc::new(Harmed::new(Arc::clone(&inner), Failing)) as Store;
     wait(async {
         for (number, is_done, is_told) in
             [(0, true, true), (1, false, false), (2, true, true), (3, true, false)]

@@ -237,7 +237,7 @@ impl Gate {
         let bytes = answer.body().size_hint().exact().unwrap_or(0);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         let held = hold(&self.answers, bytes.min(self.http.held_bytes_max as usize))?;
-        Ok(answer.map(|body| Body::new(Held { body, _kept: (stream, held) })))
+        Ok(answer.map(|body| Body::new(Held::new(body, (stream, held)))))
     }
 }
 

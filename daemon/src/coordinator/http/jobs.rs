@@ -29,8 +29,8 @@ use tokio::sync::Semaphore;
 /// Jobs of one key that may be lost one after the other, each with its coordinator's journal.
 const LIVES: usize = 100;
 
-/// Lists of metrics that are made at once: those of long jobs take several times what is answered meanwhile.
-static MADE_AT_ONCE: Semaphore = Semaphore::const_new(2);
+/// Lists of metrics are made one after the other: that of a long job takes several times its length meanwhile.
+static ONE_AT_A_TIME: Semaphore = Semaphore::const_new(1);
 
 /// Submits a job.
 #[utoipa::path(post, path = "/v1/jobs", request_body = SubmitRequest, responses(
@@ -294,7 +294,7 @@ pub(super) async fn metrics(
     Path(job): Path<String>,
 ) -> Result<([(HeaderName, &'static str); 1], Vec<u8>), Refusal> {
     let id = JobId(edge.find(job).await?.id);
-    let _turn = MADE_AT_ONCE.acquire().await.map_err(|_| Refusal::stopping())?;
+    let _turn = ONE_AT_A_TIME.acquire().await.map_err(|_| Refusal::stopping())?;
     let rows = edge.journal.metrics(&id).await.map_err(Refusal::internal)?;
     let json = serde_json::to_vec(&rows);
     let mut json = json.map_err(|error| Refusal::internal(Explained::from_error(&error)))?;

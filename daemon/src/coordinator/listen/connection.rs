@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -126,13 +126,24 @@ fn held(answer: Response<Body>, busy: Busy) -> Response<Body> {
         busy.stays();
         return answer;
     }
-    answer.map(|body| Body::new(Held { body, _kept: busy }))
+    answer.map(|body| Body::new(Held::new(body, busy)))
 }
 
-/// A body that keeps something until it has been sent.
+/// Bytes of a body that are given away at once.
+const PART: usize = 16 << 10;
+
+/// A body that keeps something until its last part has been sent. It goes out in copies of small parts: the
+/// HTTP library would else take the whole of it for a reader who takes nothing.
 pub(in crate::coordinator) struct Held<K> {
-    pub(in crate::coordinator) body: Body,
-    pub(in crate::coordinator) _kept: K,
+    body: Body,
+    rest: Bytes,
+    _kept: K,
+}
+
+impl<K> Held<K> {
+    pub(in crate::coordinator) fn new(body: Body, kept: K) -> Self {
+        Self { body, rest: Bytes::new(), _kept: kept }
+    }
 }
 
 impl<K: Unpin> HttpBody for Held<K> {
@@ -143,14 +154,33 @@ impl<K: Unpin> HttpBody for Held<K> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        while self.rest.is_empty() {
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                Some(Ok(frame)) => frame,
+                end => return Poll::Ready(end),
+            };
+            match frame.into_data() {
+                Ok(data) if data.len() > PART => self.rest = data,
+                Ok(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Err(frame) => return Poll::Ready(Some(Ok(frame))),
+            }
+        }
+        let count = self.rest.len().min(PART);
+        let part = Bytes::copy_from_slice(&self.rest.split_to(count));
+        Poll::Ready(Some(Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut all = SizeHint::new();
+        all.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            all.set_upper(upper + rest);
+        }
+        all
     }
 }

@@ -134,3 +134,25 @@ async fn answers_that_nobody_reads_are_bounded_together() {
     drop(first);
     assert_eq!(echo().await.status().as_u16(), 200);
 }
+
+/// The HTTP library takes what it is given: were that the whole answer, nobody would count what it holds.
+#[tokio::test]
+async fn an_answer_goes_out_in_parts_and_counts_until_the_last() {
+    let http = HttpConfig { held_bytes_max: 1 << 20, ..HttpConfig::default() };
+    let routes = routes(&http);
+    let sent: Vec<u8> = (0..700_000_u32).map(|at| (at % 251) as u8).collect();
+    let echo = async || ask(&routes, "/echo", "good", Body::from(sent.clone())).await;
+    let body = echo().await.into_body();
+    assert_eq!(HttpBody::size_hint(&body).exact(), Some(700_000));
+    let mut parts = body.into_data_stream();
+    let mut found = Vec::new();
+    while found.len() < sent.len() {
+        assert_eq!(echo().await.status().as_u16(), 503, "after {} bytes", found.len());
+        let part = parts.next().await.unwrap().unwrap();
+        assert!(part.len() <= 16 << 10);
+        found.extend_from_slice(&part);
+    }
+    assert!(found == sent && parts.next().await.is_none());
+    drop(parts);
+    assert_eq!(echo().await.status().as_u16(), 200);
+}
