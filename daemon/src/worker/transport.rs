@@ -3,13 +3,14 @@
 use super::Shared;
 use super::held::Exit;
 use crate::collective::Collective;
-use crate::collective::nccl::{self, Library, Nccl, Reduction, Setting};
+use crate::collective::nccl::{self, Library, Nccl, Setting};
 use crate::collective::tcp::Tcp;
 use crate::device::Compute;
 use crate::protocol::transport::{Agreed, Offer, Transport, agree};
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::session::{FromWorker, Start};
+use ptv2_common::spec::Reduction;
 
 /// The step that messages before the first step carry.
 const BEFORE: u64 = u64::MAX;
@@ -42,6 +43,7 @@ pub(super) fn choose(
     };
     match (agree(&offers), library) {
         (Agreed::Nccl { id }, Ok(library)) => {
+            let reduction = start.job.spec.training.reduction.unwrap_or_default();
             let mut bytes = [0; 128];
             hex::decode_to_slice(&id, &mut bytes)
                 .map_err(|_| Explained::new("rank 0 sent an id of NCCL that is none"))?;
@@ -49,13 +51,17 @@ pub(super) fn choose(
                 library: &library,
                 id: bytes,
                 device: shared.config.compute.torch(),
-                reduction: Reduction::Ordered,
+                reduction,
                 within: shared.config.waits.join,
             };
             let group = Nccl::join(tcp, &setting)?;
             let (version, place) = (library.version(), library.place());
             tracing::info!(place, "the ranks reduce over NCCL {version}");
-            say(LogLevel::Info, format!("the ranks reduce over NCCL {version}"));
+            let how = match reduction {
+                Reduction::Ordered => "in order",
+                Reduction::Ring => "by a ring",
+            };
+            say(LogLevel::Info, format!("the ranks reduce over NCCL {version}, {how}"));
             Ok(Box::new(group))
         }
         (Agreed::Tcp { why, is_surprise }, _) => {

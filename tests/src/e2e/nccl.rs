@@ -42,6 +42,11 @@ fn a_job_over_nccl_has_the_hash_of_tcp_whoever_dies() {
     let id = status["id"].as_str().unwrap();
     assert!(said(id).contains("the ranks reduce over NCCL 2.28.9"), "{}", said(id));
 
+    let ring = [&two, ["--set", "training.reduction=ring"].as_slice()].concat();
+    let status = cluster.run(&job, &ring);
+    let id = status["id"].as_str().unwrap();
+    assert!(said(id).contains("by a ring"), "{}", said(id));
+
     let id = cluster.submit(&job, &long);
     cluster.reaches(&id, 10);
     // Killed, as all that a test lets go.

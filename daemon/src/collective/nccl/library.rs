@@ -433,3 +433,11 @@ impl Communicator {
         self.check("ncclCommDestroy", code)
     }
 }
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        if let Err(error) = self.abort() {
+            tracing::warn!(%error, "a communicator's end did not go well");
+        }
+    }
+}

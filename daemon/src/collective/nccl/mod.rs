@@ -22,7 +22,6 @@ pub use driver::bus_id;
 pub use error::{NcclError, Version};
 pub use library::{Communicator, Library, State, UniqueId};
 pub use operand::{Piece, Transfer};
-pub use plan::Reduction;
 
 use super::tcp::Tcp;
 use super::{AbortHandle, Collective, CollectiveError, Result, Stamp, device};
@@ -30,6 +29,7 @@ use crate::clock;
 use crate::numerics::tree::Node;
 use ending::Ending;
 use plan::{Plan, range_of, tile};
+use ptv2_common::spec::Reduction;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,11 +114,17 @@ impl Nccl {
 
     /// Ends the communicator where something has failed: the group is of no more use.
     fn kept<T>(&mut self, outcome: Result<T>) -> Result<T> {
-        if outcome.is_err() && !self.failed {
-            self.failed = true;
-            self.ending.abort();
-        }
-        outcome
+        outcome.map_err(|error| {
+            if !self.failed {
+                self.failed = true;
+                self.ending.abort();
+            }
+            match error {
+                // A call that was ended by the abort fails in one way or another.
+                CollectiveError::Device(_) if self.abort.is_aborted() => CollectiveError::Aborted,
+                other => other,
+            }
+        })
     }
 
     /// Waits until something is so; and no longer when the group is aborted, or a peer lost.

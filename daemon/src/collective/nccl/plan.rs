@@ -3,17 +3,9 @@
 
 use crate::collective::Stamp;
 use crate::numerics::tree::Node;
+use ptv2_common::spec::Reduction;
 use std::collections::BTreeSet;
 use std::ops::Range;
-
-/// How the ranks' sums become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reduction {
-    /// In tree order: the bits do not depend on the group.
-    Ordered,
-    /// In an order of NCCL's choice: the bits are those of this group alone.
-    Ring,
-}
 
 /// What one rank brings to a reduction.
 #[derive(Debug, Clone, PartialEq, Eq)]

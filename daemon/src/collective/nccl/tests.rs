@@ -4,9 +4,10 @@ mod calls;
 mod processes;
 mod real;
 
-use super::{Nccl, Reduction, Setting};
+use super::{Nccl, Setting};
 use crate::collective::Collective;
 use crate::collective::tcp::Tcp;
+use ptv2_common::spec::Reduction;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;

@@ -1,11 +1,12 @@
 //! One rank, in a process of its own.
 
-use super::super::{Reduction, join};
+use super::super::join;
 use crate::clock;
 use crate::collective::tcp::{Listener, Peer};
 use crate::collective::tests::{ELEMENTS, SLICES, listeners, parts, spec};
 use crate::collective::{AbortHandle, Collective, CollectiveError};
 use ptv2_common::ids::WorkerId;
+use ptv2_common::spec::Reduction;
 use sha2::{Digest, Sha256};
 use std::io::BufRead;
 use std::sync::mpsc::channel;
