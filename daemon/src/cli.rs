@@ -9,6 +9,7 @@ use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
 use crate::device::{self, THREADS_MAX, Wish};
 use crate::local;
+use crate::protocol::transport::Transport;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::error::Explained;
 use ptv2_common::slurm::{Placement, hostnames};
@@ -94,6 +95,12 @@ struct WorkerArgs {
     /// Address that other workers are told, where it differs
     #[arg(long, value_name = "ADDR")]
     reduce_advertise: Option<SocketAddr>,
+    /// What GPUs reduce over; on CPUs it is TCP
+    #[arg(long, env = "PTV2_TRANSPORT", value_enum, default_value = "auto")]
+    transport: Transport,
+    /// NCCL's library [default: libnccl.so.2 of the PyTorch that supplies CUDA, else the system's]
+    #[arg(long, env = "PTV2_NCCL", value_name = "FILE")]
+    nccl: Option<PathBuf>,
     /// Without a coordinator for this long, write a checkpoint and end
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     orphan_limit: Duration,
@@ -298,6 +305,8 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         threads: args.threads.unwrap_or_else(|| device::threads(variable)),
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
+        transport: args.transport,
+        nccl: args.nccl,
         hub: args.hub.config()?,
         inputs: args.inputs.config()?,
         waits: Waits::default(),
