@@ -1,6 +1,7 @@
 # ptv2: `make demo` shows what it does, `make test` is what a developer types.
 #
 # LIBTORCH   an own libtorch 2.11 folder, instead of target/libtorch
+# CUDA=1     `make libtorch CUDA=1`, `make install CUDA=1`: torch's libraries for GPUs, too, 3 GB
 # PREFIX     where `make install` puts things (default: /usr/local)
 # PROFILE    what `make install` installs: release (default) or dev
 # TASK DATA  `make demo TASK=cb DATA=/data/superglue`: the demo on real data
@@ -10,7 +11,7 @@
 # BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
-export TASK DATA
+export TASK DATA CUDA
 
 .PHONY: help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
@@ -20,7 +21,7 @@ help:
 	@echo "make test-attack              all attacks on a coordinator that trains, six minutes; target/attacks.md"
 	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
 	@echo "make deny                     licences and sources of the dependencies"
-	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
+	@echo "make libtorch                 make target/libtorch from PyPI's wheels; with CUDA=1 for GPUs, too"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
 	@echo "make test-slurm               the templates of configs/slurm in a Slurm of two nodes on this machine, as root"
