@@ -8,12 +8,13 @@
 # KILLS SEED `make chaos KILLS=100 SEED=7`: fewer kills, and the same choice of faults
 # MINUTES    `make churn MINUTES=3`: less churn
 # WORKERS    of `make scale` (default 1000), each job at STEPS a second (10), calm for SECONDS (30)
+# DEVICE     of `make gpu-test` (cuda:0, or cpu for what a processor can do); PYTHON has PyTorch 2.11.0
 # BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
-export TASK DATA CUDA
+export TASK DATA CUDA DEVICE PYTHON
 
-.PHONY: help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: gpu-bundle gpu-test help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -33,6 +34,8 @@ help:
 	@echo "make quality DATA=…           learn SuperGLUE beside PEFT, hours; docs/quality.md"
 	@echo "make overhead                 what resilience costs a step when nothing fails"
 	@echo "make scale WORKERS=1000       a coordinator under as many simulated workers; see docs/scale.md"
+	@echo "make gpu-bundle               pack what is checked on a machine with a GPU; target/gpu-bundle.tar.gz"
+	@echo "make gpu-test                 check and measure on this machine's GPU; target/gpu-report.md"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
 
 libtorch:
@@ -160,3 +163,12 @@ scale: release
 	PTV2_SCALE_WORKERS=$(WORKERS) PTV2_SCALE_STEPS=$(STEPS) PTV2_SCALE_SECONDS=$(SECONDS) \
 	PTV2_SCALE_PROGRAM=$(CURDIR)/target/release/ptv2d \
 	cargo test --release --package ptv2-tests scale:: -- --ignored --nocapture --test-threads 1
+
+# Needs no GPU; PROFILE=dev packs what `make test` has built.
+gpu-bundle: libtorch backbone
+	@scripts/gpu-bundle.sh $(PROFILE)
+
+# The bundle, where it was made. DEVICE=cpu runs what a processor can.
+gpu-test: gpu-bundle
+	@rm -rf target/ptv2-gpu && tar xf target/gpu-bundle.tar.gz -C target
+	@REPORT=target/gpu-report.md target/ptv2-gpu/gpu-test.sh

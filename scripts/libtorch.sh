@@ -81,7 +81,7 @@ make_cuda() {
   local wheels=() requirement file sha256
   fetch_torch
   while read -r requirement file sha256; do
-    fetch_wheel "$requirement" "$file" "$sha256"
+    fetch_wheel "$requirement" "$file" "$sha256" </dev/null
     wheels+=("$cache/$file")
   done <<'WHEELS'
 nvidia-cublas==13.1.0.3 nvidia_cublas-13.1.0.3-py3-none-manylinux_2_27_x86_64.whl ee8722c1f0145ab246bccb9e452153b5e0515fd094c3678df50b2a0888b8b171

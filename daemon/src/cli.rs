@@ -253,8 +253,7 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
     config.hub = args.hub.over(config.hub)?;
     let choice = device::choose(args.device, variable)?;
     let libtorch_cuda = args.cuda.libtorch_cuda;
-    let devices =
-        device::for_workers(args.device, choice, args.workers, libtorch_cuda.as_deref())?;
+    let devices = device::for_workers(args.device, choice, args.workers, libtorch_cuda.as_deref())?;
     let workers = local::Workers { devices, threads: args.threads, libtorch_cuda };
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();

@@ -82,7 +82,9 @@ fn said(call: &str, error: DriverError) -> Explained {
     if error.0 == CUresult::CUDA_ERROR_NO_DEVICE {
         return Explained::new("NVIDIA's driver shows no GPU to this process")
             .expected("at least one GPU")
-            .hint("see CUDA_VISIBLE_DEVICES and `nvidia-smi -L`; in a container, --gpus all or --nv");
+            .hint(
+                "see CUDA_VISIBLE_DEVICES and `nvidia-smi -L`; in a container, --gpus all or --nv",
+            );
     }
     refused.hint("`nvidia-smi` shows what the driver and its GPUs are in")
 }

@@ -59,8 +59,10 @@ impl Need {
     pub fn of(shapes: &Shapes) -> Self {
         let Shapes { weights, width, tuned, rows, tokens, prefix, layers, hidden, inner, heads } =
             *shapes;
-        let product = |factors: &[u64]| factors.iter().fold(1_u64, |all, one| all.saturating_mul(*one));
-        let of_tokens = product(&[rows, tokens, product(&[16, hidden]).saturating_add(product(&[3, inner]))]);
+        let product =
+            |factors: &[u64]| factors.iter().fold(1_u64, |all, one| all.saturating_mul(*one));
+        let of_tokens =
+            product(&[rows, tokens, product(&[16, hidden]).saturating_add(product(&[3, inner]))]);
         let of_pairs = product(&[3, rows, heads, tokens, tokens.saturating_add(prefix)]);
         Self {
             weights: product(&[weights, width]),

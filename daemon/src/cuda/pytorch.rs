@@ -13,8 +13,7 @@ const REVISION: &str = "70d99e998b4955e0049d13a98d77ae1b14db1f45";
 /// Torch's part for GPUs.
 const LIBRARY: &str = "libtorch_cuda.so";
 /// What to do where there is none.
-const INSTALL: &str =
-    "install it by `pip install torch==2.11.0`, or by `make libtorch CUDA=1`; name another folder by --libtorch-cuda";
+const INSTALL: &str = "install it by `pip install torch==2.11.0`, or by `make libtorch CUDA=1`; name another folder by --libtorch-cuda";
 
 /// A PyTorch that has libraries for GPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,16 +73,15 @@ pub(super) fn find(
         }
     }
     if others.is_empty() {
-        let looked: Vec<String> = places.iter().map(|folder| folder.display().to_string()).collect();
+        let looked: Vec<String> =
+            places.iter().map(|folder| folder.display().to_string()).collect();
         return Err(refusal("no PyTorch was found".into()).at(looked.join(", ")));
     }
     Err(refusal(others.join("; ")))
 }
 
 fn refusal(what: String) -> Explained {
-    Explained::new(what)
-        .expected(format!("PyTorch {VERSION}x made for CUDA {CUDA}x"))
-        .hint(INSTALL)
+    Explained::new(what).expected(format!("PyTorch {VERSION}x made for CUDA {CUDA}x")).hint(INSTALL)
 }
 
 fn is_one(found: &Found) -> bool {
@@ -100,7 +98,8 @@ fn folders_of(named: &Path) -> Vec<PathBuf> {
 
 /// Where a PyTorch may lie, without doubles, in the order in which it is looked for.
 fn places(own: Option<&Path>, variable: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    let mut all: Vec<PathBuf> = own.iter().flat_map(|own| [own.join("cuda"), (*own).into()]).collect();
+    let mut all: Vec<PathBuf> =
+        own.iter().flat_map(|own| [own.join("cuda"), (*own).into()]).collect();
     let variable = |name| variable(name).filter(|value| !value.is_empty());
     let mut packages = Vec::new();
     for name in ["VIRTUAL_ENV", "CONDA_PREFIX"] {
@@ -130,14 +129,14 @@ fn packages_of(prefix: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for lib in ["lib", "lib64", "local/lib"] {
         let entries = std::fs::read_dir(prefix.join(lib)).into_iter().flatten().flatten();
-        let is_python = |entry: &std::fs::DirEntry| {
-            entry.file_name().to_string_lossy().starts_with("python3")
-        };
+        let is_python =
+            |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("python3");
         let mut versions: Vec<PathBuf> =
             entries.filter(is_python).map(|entry| entry.path()).collect();
         versions.sort();
         for kind in ["site-packages", "dist-packages"] {
-            found.extend(versions.iter().map(|version| version.join(kind)).filter(|at| at.is_dir()));
+            found
+                .extend(versions.iter().map(|version| version.join(kind)).filter(|at| at.is_dir()));
         }
     }
     found
@@ -167,7 +166,12 @@ fn look(folder: &Path) -> Found {
         return Found::Other(format!("PyTorch {version} in {at} is of another version"));
     }
     let is_own = value(&text, "git_version") == Some(REVISION);
-    Found::Fits(PyTorch { folder: folder.into(), version: version.into(), cuda: cuda.into(), is_own })
+    Found::Fits(PyTorch {
+        folder: folder.into(),
+        version: version.into(),
+        cuda: cuda.into(),
+        is_own,
+    })
 }
 
 /// The text that `version.py` gives to a name.

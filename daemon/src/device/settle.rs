@@ -27,7 +27,8 @@ pub struct Gpu {
 
 impl std::fmt::Display for Gpu {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, uuid, bus, bytes, capability: (major, minor), processors, driver, .. } = self;
+        let Self { name, uuid, bus, bytes, capability: (major, minor), processors, driver, .. } =
+            self;
         let mib = bytes >> 20;
         write!(f, "{name}, {mib} MiB, capability {major}.{minor}, {processors} multiprocessors, ")?;
         write!(f, "{uuid} at {bus}, driver {driver}")
@@ -220,7 +221,10 @@ mod tests {
         let error = settle(Wish::Cuda(None), choice(true), broken).unwrap_err();
         let what = "cuda would be device 1 (6; local rank 1 of 2 visible), but there is no driver";
         assert_eq!(error.what, what);
-        assert_eq!((error.place.as_deref(), error.hint.as_deref()), (Some("here"), Some("install it")));
+        assert_eq!(
+            (error.place.as_deref(), error.hint.as_deref()),
+            (Some("here"), Some("install it"))
+        );
     }
 
     #[test]
@@ -232,7 +236,8 @@ mod tests {
 
     #[test]
     fn workers_take_gpus_in_turn() {
-        let cuda = |list: &[u32]| list.iter().map(|index| Compute::Cuda(*index)).collect::<Vec<_>>();
+        let cuda =
+            |list: &[u32]| list.iter().map(|index| Compute::Cuda(*index)).collect::<Vec<_>>();
         assert_eq!(spread(&[0, 1, 2], None), cuda(&[0, 1, 2]));
         assert_eq!(spread(&[0, 1], Some(3)), cuda(&[0, 1, 0]));
         assert_eq!(spread(&[3], Some(1)), cuda(&[3]));
