@@ -21,15 +21,6 @@ pub(super) struct Driver {
     version: String,
 }
 
-/// A GPU's memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
-    /// What nobody uses.
-    pub free: u64,
-    /// All of it.
-    pub total: u64,
-}
-
 /// Opens the driver.
 ///
 /// # Errors
@@ -161,12 +152,12 @@ fn uuid_text(bytes: [c_char; 16]) -> String {
     format!("GPU-{a}-{b}-{c}-{d}-{e}")
 }
 
-/// A GPU's memory as it is now. Makes the context that torch computes in, if that is not there yet: it lies in
-/// that memory, too.
+/// Bytes of a GPU that nobody uses. Makes the context that torch computes in, if that is not there yet: it lies in that
+/// memory, too.
 ///
 /// # Errors
 /// When the GPU is not there, or the driver fails.
-pub fn memory(index: u32) -> Result<Memory, Explained> {
+pub(super) fn free_memory(index: u32) -> Result<u64, Explained> {
     is_there(index, open()?.count)?;
     let device = device(index)?;
     // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back, so it
@@ -181,8 +172,8 @@ pub fn memory(index: u32) -> Result<Memory, Explained> {
     // SAFETY: takes off what this thread has just put on, and writes it to `popped`.
     let code = unsafe { sys::cuCtxPopCurrent_v2(&raw mut popped) };
     code.result().map_err(|error| said("cuCtxPopCurrent", error))?;
-    let (free, total) = info.map_err(|error| said("cuMemGetInfo", error))?;
-    Ok(Memory { free: free as u64, total: total as u64 })
+    let (free, _) = info.map_err(|error| said("cuMemGetInfo", error))?;
+    Ok(free as u64)
 }
 
 #[cfg(test)]
@@ -216,7 +207,7 @@ mod tests {
             Err(error) => {
                 assert!(error.what.contains("NVIDIA"), "{error:?}");
                 assert!(error.hint.is_some() && error.expected.is_some(), "{error:?}");
-                assert_eq!(memory(0).unwrap_err(), error);
+                assert_eq!(free_memory(0).unwrap_err(), error);
             }
         }
     }

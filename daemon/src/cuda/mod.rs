@@ -8,11 +8,9 @@
 
 mod driver;
 mod library;
-pub mod memory;
 mod pytorch;
 pub mod settings;
 
-pub use driver::{Memory, memory};
 pub use library::mapped;
 pub use pytorch::PyTorch;
 
@@ -65,6 +63,14 @@ fn can_compute(index: u32, gpu: &Gpu) -> Result<(), Explained> {
         .at(format!("cuda:{index}"))
         .expected(format!("{}.{} or more: a Turing or newer", CAPABILITY.0, CAPABILITY.1))
         .hint("take --device cpu on this machine"))
+}
+
+/// Bytes of a GPU that a job could use now: what nobody uses, and what torch holds in this process without using it.
+///
+/// # Errors
+/// When the driver or torch cannot say.
+pub fn free_memory(index: u32) -> Result<u64, Explained> {
+    Ok(driver::free_memory(index)?.saturating_add(settings::unused(index)?))
 }
 
 /// Loads torch's part for GPUs into this process.

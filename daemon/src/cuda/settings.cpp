@@ -1,11 +1,12 @@
-// Torch's switches that have no form in C: see settings.rs, which has the same fields in the same order.
+// What torch has in C++ only: its switches, and what its allocator holds. See settings.rs, which has the same fields
+// in the same order.
 
 #include <ATen/Context.h>
+#include <c10/core/CachingDeviceAllocator.h>
 
+#include <cstdint>
 #include <cstring>
 #include <exception>
-
-extern "C" {
 
 struct Ptv2Settings {
   int deterministic, warn_only, fill_memory;
@@ -14,7 +15,6 @@ struct Ptv2Settings {
   int bf16_sums, fp16_sums;
   int flash, memory_efficient, plain, cudnn_attention;
 };
-}
 
 // No exception leaves: its text goes to the caller.
 template <typename Body>
@@ -67,5 +67,17 @@ extern "C" int ptv2_read_settings(Ptv2Settings* to, char* error, size_t bytes) {
     to->memory_efficient = context.userEnabledMemEfficientSDP();
     to->plain = context.userEnabledMathSDP();
     to->cudnn_attention = context.userEnabledCuDNNSDP();
+  });
+}
+
+extern "C" int ptv2_unused(int index, int64_t* unused, char* error, size_t bytes) {
+  return guarded(error, bytes, [&] {
+    auto* allocator = at::getDeviceAllocator(at::kCUDA);
+    *unused = 0;
+    if (allocator->initialized()) {
+      const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(index));
+      const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+      *unused = stats.reserved_bytes[all].current - stats.allocated_bytes[all].current;
+    }
   });
 }

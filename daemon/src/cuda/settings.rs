@@ -1,4 +1,5 @@
-//! Torch's switches for the same bits each time: the one place that talks to `settings.cpp`.
+//! Torch's switches for the same bits each time, and what its allocator holds: the one place that talks to
+//! `settings.cpp`.
 #![expect(unsafe_code, reason = "torch has these switches in C++ only")]
 
 use ptv2_common::error::Explained;
@@ -42,6 +43,7 @@ pub struct Settings {
 unsafe extern "C" {
     fn ptv2_write_settings(settings: *const Settings, error: *mut c_char, bytes: usize) -> c_int;
     fn ptv2_read_settings(settings: *mut Settings, error: *mut c_char, bytes: usize) -> c_int;
+    fn ptv2_unused(index: c_int, unused: *mut i64, error: *mut c_char, bytes: usize) -> c_int;
 }
 
 impl Settings {
@@ -92,12 +94,29 @@ pub fn read() -> Result<Settings, Explained> {
     done(code, &text).map(|()| found)
 }
 
-fn done(code: c_int, text: &[u8]) -> Result<(), Explained> {
-    if code == 0 {
-        return Ok(());
+/// Bytes of a GPU that torch holds in this process and uses for nothing, to give them out again.
+///
+/// # Errors
+/// When torch cannot say.
+pub(super) fn unused(index: u32) -> Result<u64, Explained> {
+    let (mut unused, mut text) = (0, [0_u8; TEXT]);
+    let index = c_int::try_from(index).unwrap_or(c_int::MAX);
+    // SAFETY: it writes one number, and besides that a C string of at most `TEXT` bytes.
+    let code = unsafe { ptv2_unused(index, &raw mut unused, text.as_mut_ptr().cast(), TEXT) };
+    if code != 0 {
+        let why = said(&text);
+        return Err(Explained::new(format!("torch does not say what memory it holds: {why}")));
     }
-    let text = CStr::from_bytes_until_nul(text).unwrap_or_default().to_string_lossy();
-    Err(refused(super::first_sentence(&text)))
+    Ok(u64::try_from(unused).unwrap_or(0))
+}
+
+fn done(code: c_int, text: &[u8]) -> Result<(), Explained> {
+    if code == 0 { Ok(()) } else { Err(refused(said(text))) }
+}
+
+fn said(text: &[u8]) -> String {
+    let text = CStr::from_bytes_until_nul(text).unwrap_or_default();
+    super::first_sentence(&text.to_string_lossy())
 }
 
 fn refused(why: String) -> Explained {
@@ -149,6 +168,13 @@ mod tests {
         }
         apply(&Settings::ON_CUDA).unwrap();
         assert_eq!(read().unwrap(), Settings::ON_CUDA);
+    }
+
+    /// As its part for GPUs is not loaded here, it has no allocator for them.
+    #[test]
+    fn torch_without_an_allocator_says_so() {
+        let error = unused(0).unwrap_err();
+        assert!(error.what.contains("does not say what memory it holds: "), "{error:?}");
     }
 
     #[test]
