@@ -200,6 +200,17 @@ pub enum Schedule {
     Constant,
 }
 
+/// How the ranks' gradients become one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// In a fixed tree over the slices.
+    #[default]
+    Ordered,
+    /// As NCCL's all-reduce does it.
+    Ring,
+}
+
 /// How training goes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -270,6 +281,12 @@ pub struct TrainingSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 8)]
     pub slices: Option<u32>,
+    /// How gradients are summed. ordered: in a fixed tree over the slices, so that the result does not
+    /// depend on the workers. ring: by NCCL's all-reduce where workers on GPUs use NCCL, which sends less
+    /// in large groups; bits are then those of one group only. Elsewhere ring is ordered. Off: ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "ring")]
+    pub reduction: Option<Reduction>,
 }
 
 /// What training starts from.

@@ -10,6 +10,7 @@ use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
 use crate::device::{self, Settled, THREADS_MAX, Wish};
 use crate::local;
+use crate::protocol::transport::Transport;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ptv2_common::error::Explained;
 use ptv2_common::slurm::{Placement, hostnames};
@@ -99,6 +100,12 @@ struct WorkerArgs {
     /// Address that other workers are told, where it differs
     #[arg(long, value_name = "ADDR")]
     reduce_advertise: Option<SocketAddr>,
+    /// What GPUs reduce over; on CPUs it is TCP
+    #[arg(long, env = "PTV2_TRANSPORT", value_enum, default_value = "auto")]
+    transport: Transport,
+    /// NCCL's library [default: libnccl.so.2 of the PyTorch that supplies CUDA, else the system's]
+    #[arg(long, env = "PTV2_NCCL", value_name = "FILE")]
+    nccl: Option<PathBuf>,
     /// Without a coordinator for this long, write a checkpoint and end
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = humantime::parse_duration)]
     orphan_limit: Duration,
@@ -313,6 +320,8 @@ fn worker_config(args: WorkerArgs, device: Settled) -> Result<WorkerConfig, Expl
         threads: args.threads.unwrap_or_else(|| device::threads(variable)),
         reduce_listen: args.reduce_listen,
         reduce_advertise: args.reduce_advertise,
+        transport: args.transport,
+        nccl: args.nccl,
         hub: args.hub.config()?,
         inputs: args.inputs.config()?,
         waits: Waits::default(),

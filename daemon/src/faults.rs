@@ -6,6 +6,7 @@
 //! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
+//! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
 //! | `store` | of a worker's first puts one fails, two are done and answered with an error, one is slow |
 //! | `put-before=N`, `put-after=N` | a worker dies before, after its N-th put |
@@ -44,6 +45,12 @@ pub(crate) fn dropout_key() -> u32 {
 pub(crate) fn reduction_alone() -> bool {
     static WANTED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
     *WANTED.get_or_init(|| value("reduction-alone").is_some())
+}
+
+/// Whether workers on CPUs reduce over NCCL.
+#[cfg(feature = "torch")]
+pub(crate) fn nccl_on_cpu() -> bool {
+    value("nccl").is_some()
 }
 
 /// Flips a bit of the state after the wanted step.

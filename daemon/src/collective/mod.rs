@@ -1,11 +1,14 @@
 //! What the ranks of a generation do together. One trait, one conformance suite, one file a transport.
 
+#[cfg(feature = "torch")]
+pub mod nccl;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
 
 use crate::numerics::tree::Node;
-use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 #[cfg(feature = "torch")]
 use tch::Tensor;
 
@@ -133,12 +136,36 @@ fn device(error: tch::TchError) -> CollectiveError {
 #[derive(Debug, Clone, Default)]
 pub struct AbortHandle {
     shared: Arc<tcp::Shared>,
+    /// Threads that end what is not a socket.
+    told: Arc<Mutex<Vec<Sender<End>>>>,
+}
+
+/// Why a thread that waits to end something goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It is to end it.
+    Abort,
+    /// It was ended otherwise.
+    Over,
 }
 
 impl AbortHandle {
-    /// Ends the group. Later calls do nothing.
+    /// Ends the group. Later calls do nothing. Does not wait.
     pub fn abort(&self) {
         self.shared.abort();
+        for thread in self.told.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // One that is over already has nothing to end.
+            thread.send(End::Abort).ok();
+        }
+    }
+
+    /// Has a thread told when the group is aborted; at once if it is already.
+    #[cfg(feature = "torch")]
+    fn tell(&self, thread: Sender<End>) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        if self.is_aborted() {
+            self.abort();
+        }
     }
 
     /// Whether it was ended.

@@ -16,6 +16,7 @@ mod pings;
 pub use join::{GroupSpec, Listener, Peer};
 
 use super::{Collective, CollectiveError, Result, Stamp};
+use crate::clock;
 use crate::numerics::tree::{self, Node};
 use frame::{Broken, Frame, Kind};
 use pings::{Pings, Writer};
@@ -25,8 +26,8 @@ use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Bounds on waits.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -91,6 +92,8 @@ struct Link {
     socket: TcpStream,
     writer: Writer,
     frames: Receiver<std::result::Result<Frame, Broken>>,
+    /// Why no frame comes any more, for those who do not wait for one.
+    broken: Arc<OnceLock<Broken>>,
 }
 
 /// A group over TCP.
@@ -123,19 +126,24 @@ impl Tcp {
             let (sender, frames) = sync_channel(FRAMES_WAITING);
             let (reading, longest) = (socket.try_clone()?, spec.longest_frame);
             let name = format!("read-rank-{rank}");
+            let broken = Arc::new(OnceLock::new());
+            let seen = Arc::clone(&broken);
             std::thread::Builder::new().name(name).spawn(move || {
                 loop {
                     let frame = frame::read(&reading, longest);
                     if frame.as_ref().is_ok_and(|frame| frame.kind == Kind::Ping) {
                         continue;
                     }
-                    let over = frame.is_err();
+                    let over = match &frame {
+                        Ok(_) => false,
+                        Err(broken) => seen.set(broken.clone()).is_ok(),
+                    };
                     if sender.send(frame).is_err() || over {
                         return;
                     }
                 }
             })?;
-            links.push(Link { rank, socket, writer, frames });
+            links.push(Link { rank, socket, writer, frames, broken });
         }
         links.sort_by_key(|link| link.rank);
         Ok(Self {
@@ -173,14 +181,26 @@ impl Tcp {
     }
 
     fn receive(&self, rank: u32, kind: Kind, step: u64) -> Result<Vec<u8>> {
-        let frame = match self.link(rank)?.frames.recv_timeout(self.patience) {
+        self.receive_within((self.patience, clock::now()), rank, kind, step)
+    }
+
+    /// Receives a frame that begins within so long of a moment.
+    fn receive_within(
+        &self,
+        (patience, since): (Duration, Instant),
+        rank: u32,
+        kind: Kind,
+        step: u64,
+    ) -> Result<Vec<u8>> {
+        let left = (since + patience).saturating_duration_since(clock::now());
+        let frame = match self.link(rank)?.frames.recv_timeout(left) {
             Ok(Ok(frame)) => frame,
             Ok(Err(broken)) => return Err(self.lost(rank, broken.silent, broken.detail)),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(self.lost(rank, false, "its connection had ended"));
             }
             Err(RecvTimeoutError::Timeout) => {
-                let waited = humantime::format_duration(self.patience);
+                let waited = humantime::format_duration(patience);
                 return Err(self.lost(rank, true, format!("it sent nothing for {waited}")));
             }
         };
@@ -200,6 +220,53 @@ impl Tcp {
 
     fn peers(&self) -> Vec<u32> {
         self.links.iter().map(|link| link.rank).collect()
+    }
+
+    fn gather(
+        &self,
+        patience: Duration,
+        kind: Kind,
+        step: u64,
+        own: &[u8],
+    ) -> Result<Vec<Vec<u8>>> {
+        for peer in self.peers() {
+            self.send(peer, kind, step, own)?;
+        }
+        let mut all = vec![own.to_vec(); self.world as usize];
+        let since = clock::now();
+        for peer in self.peers() {
+            all[peer as usize] = self.receive_within((patience, since), peer, kind, step)?;
+        }
+        Ok(all)
+    }
+}
+
+/// For a transport beside this one.
+#[cfg(feature = "torch")]
+impl Tcp {
+    /// Gives each rank what all ranks have for a reduction that goes another way.
+    pub(super) fn plans(&self, step: u64, own: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.gather(self.patience, Kind::Plan, step, own)
+    }
+
+    /// Waits so long until all ranks are here.
+    pub(super) fn all_here(&self, step: u64, patience: Duration) -> Result<()> {
+        self.gather(patience, Kind::Plan, step, &[]).map(drop)
+    }
+
+    /// The first peer that is known to be lost, if any is.
+    pub(super) fn lost_peer(&self) -> Option<CollectiveError> {
+        let lost = self.links.iter().find_map(|link| Some((link.rank, link.broken.get()?)));
+        lost.map(|(rank, broken)| self.lost(rank, broken.silent, broken.detail.clone()))
+    }
+
+    /// How long a peer may take before it has done its part.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    pub(super) fn abort_handle(&self) -> &super::AbortHandle {
+        &self.abort
     }
 }
 
@@ -259,14 +326,7 @@ impl Collective for Tcp {
     }
 
     fn all_gather_bytes(&mut self, step: u64, own: &[u8]) -> Result<Vec<Vec<u8>>> {
-        for peer in self.peers() {
-            self.send(peer, Kind::Gather, step, own)?;
-        }
-        let mut all = vec![own.to_vec(); self.world as usize];
-        for peer in self.peers() {
-            all[peer as usize] = self.receive(peer, Kind::Gather, step)?;
-        }
-        Ok(all)
+        self.gather(self.patience, Kind::Gather, step, own)
     }
 
     fn transfer_state(

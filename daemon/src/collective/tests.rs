@@ -12,8 +12,34 @@ use std::time::Duration;
 
 mod strangers;
 
-const SLICES: u32 = 7;
-const ELEMENTS: usize = 1003;
+/// What the suite runs on.
+#[derive(Debug, Clone, Copy)]
+enum Transport {
+    Tcp,
+    /// Through the stand-in for its library, with tensors on the host.
+    #[cfg(feature = "torch")]
+    Nccl,
+}
+
+const TRANSPORTS: &[Transport] = &[
+    Transport::Tcp,
+    #[cfg(feature = "torch")]
+    Transport::Nccl,
+];
+
+impl Transport {
+    /// What a rank uses that has met the others over TCP.
+    fn over(self, tcp: Tcp) -> Box<dyn Collective> {
+        match self {
+            Self::Tcp => Box::new(tcp),
+            #[cfg(feature = "torch")]
+            Self::Nccl => super::nccl::tests::over(tcp),
+        }
+    }
+}
+
+pub(super) const SLICES: u32 = 7;
+pub(super) const ELEMENTS: usize = 1003;
 
 fn waits() -> Waits {
     Waits {
@@ -23,12 +49,12 @@ fn waits() -> Waits {
     }
 }
 
-fn listeners(world: u32) -> Vec<Listener> {
+pub(super) fn listeners(world: u32) -> Vec<Listener> {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     (0..world).map(|_| Listener::bind(local).unwrap()).collect()
 }
 
-fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
+pub(super) fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
     let peer = |(rank, listener): (usize, &Listener)| Peer {
         worker: WorkerId(format!("w{rank}")),
         address: listener.address(),
@@ -46,6 +72,7 @@ fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
 
 /// Runs `each` on every rank of a group, each on a thread of its own.
 fn on_all<T: Send>(
+    transport: Transport,
     world: u32,
     each: impl Fn(u32, Box<dyn Collective>, AbortHandle) -> T + Sync,
 ) -> Vec<T> {
@@ -58,7 +85,7 @@ fn on_all<T: Send>(
                     let abort = AbortHandle::default();
                     let spec = spec(listeners, rank, b"key");
                     let group = listeners[rank as usize].join(&spec, &abort).unwrap();
-                    each(rank, Box::new(group), abort)
+                    each(rank, transport.over(group), abort)
                 })
             })
             .collect();
@@ -66,22 +93,24 @@ fn on_all<T: Send>(
     })
 }
 
-fn values(slice: u32) -> Vec<f32> {
+pub(super) fn values(slice: u32) -> Vec<f32> {
     (0..ELEMENTS).map(|at| 1.0 / (1.0 + at as f32) + 0.37_f32.powi(slice as i32)).collect()
 }
 
-fn parts(rank: u32, weights: &[f64]) -> Vec<(Node, Vec<f32>)> {
+pub(super) fn parts(rank: u32, weights: &[f64]) -> Vec<(Node, Vec<f32>)> {
     let run = deal(&[1.0; SLICES as usize], weights)[rank as usize].clone();
     covering(SLICES, &run).into_iter().map(|node| (node, sum(node, &mut values))).collect()
 }
 
+const WEIGHTS: [&[f64]; 5] =
+    [&[1.0], &[1.0; 2], &[3.0, 1.0, 1.0], &[1.0; 4], &[9.0, 1.0, 1.0, 1.0, 1.0]];
+
 #[test]
 fn a_reduction_gives_the_trees_bits_on_every_world() {
     let expected = sum(Node::root(SLICES), &mut values);
-    for weights in [&[1.0][..], &[1.0; 2], &[3.0, 1.0, 1.0], &[1.0; 4], &[9.0, 1.0, 1.0, 1.0, 1.0]]
-    {
+    for (transport, weights) in TRANSPORTS.iter().flat_map(|t| WEIGHTS.map(|w| (*t, w))) {
         let world = u32::try_from(weights.len()).unwrap();
-        let found = on_all(world, |rank, mut group, _| {
+        let found = on_all(transport, world, |rank, mut group, _| {
             let mut out = vec![0.0; ELEMENTS];
             let mut stamps = Vec::new();
             for step in 0..3 {
@@ -92,7 +121,8 @@ fn a_reduction_gives_the_trees_bits_on_every_world() {
             (out, stamps)
         });
         for (out, stamps) in found {
-            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()));
+            let is_equal = out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(is_equal, "{transport:?}, {world} ranks");
             let expected: Vec<_> =
                 (0..u8::try_from(world).unwrap()).map(|rank| [20 + rank; 24]).collect();
             assert_eq!(stamps, expected);
@@ -100,10 +130,35 @@ fn a_reduction_gives_the_trees_bits_on_every_world() {
     }
 }
 
+/// What lies on a device is summed to the same bits, whether it crosses through host memory or not.
+#[cfg(feature = "torch")]
+#[test]
+fn tensors_are_summed_to_the_same_bits() {
+    use tch::{Device, Kind, Tensor};
+    let expected = sum(Node::root(SLICES), &mut values);
+    for (transport, weights) in TRANSPORTS.iter().flat_map(|t| WEIGHTS.map(|w| (*t, w))) {
+        let world = u32::try_from(weights.len()).unwrap();
+        let found = on_all(transport, world, |rank, mut group, _| {
+            let own: Vec<_> = parts(rank, weights)
+                .iter()
+                .map(|(node, values)| (*node, Tensor::from_slice(values)))
+                .collect();
+            let mut out = Tensor::zeros([ELEMENTS as i64], (Kind::Float, Device::Cpu));
+            for step in 0..2 {
+                group.reduce_tensors(step, SLICES, &own, &[0; 24], &mut out).unwrap();
+            }
+            Vec::<f32>::try_from(out).unwrap()
+        });
+        let is_equal =
+            |out: &Vec<f32>| out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(found.iter().all(is_equal), "{transport:?}, {world} ranks");
+    }
+}
+
 #[test]
 fn bytes_and_states_reach_whom_they_are_for() {
-    for world in 1..=5_u32 {
-        let found = on_all(world, |rank, mut group, _| {
+    for (transport, world) in TRANSPORTS.iter().flat_map(|t| (1..=5_u32).map(|world| (*t, world))) {
+        let found = on_all(transport, world, |rank, mut group, _| {
             let own = vec![u8::try_from(rank).unwrap(); rank as usize];
             let all = group.all_gather_bytes(1, &own).unwrap();
             let receivers: Vec<u32> = (1..world).filter(|rank| rank % 2 == 0).collect();
@@ -124,28 +179,32 @@ fn bytes_and_states_reach_whom_they_are_for() {
 #[test]
 fn large_buffers_cross_without_a_deadlock() {
     const LARGE: usize = 6_000_000 / 4;
-    let found = on_all(2, |rank, mut group, _| {
-        let own = vec![(Node { start: rank, end: rank + 1 }, vec![1.0 + rank as f32; LARGE])];
-        let mut out = vec![0.0; LARGE];
-        group.reduce(0, 2, &own, &[0; 24], &mut out).unwrap();
-        out
-    });
-    assert!(found.iter().flatten().all(|value| *value == 3.0));
+    for transport in TRANSPORTS {
+        let found = on_all(*transport, 2, |rank, mut group, _| {
+            let own = vec![(Node { start: rank, end: rank + 1 }, vec![1.0 + rank as f32; LARGE])];
+            let mut out = vec![0.0; LARGE];
+            group.reduce(0, 2, &own, &[0; 24], &mut out).unwrap();
+            out
+        });
+        assert!(found.iter().flatten().all(|value| *value == 3.0), "{transport:?}");
+    }
 }
 
 #[test]
 fn a_lost_peer_is_named() {
-    let found = on_all(3, |rank, mut group, _| {
-        if rank == 1 {
-            return None; // Dropping the group closes its connections, as a dead process does.
-        }
-        let mut out = vec![0.0; ELEMENTS];
-        Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), &[0; 24], &mut out).unwrap_err())
-    });
-    let named = |error: &CollectiveError| matches!(error, CollectiveError::PeerLost { .. });
-    assert!(found.iter().flatten().all(named), "{found:?}");
-    let first = found[0].clone().unwrap();
-    assert!(matches!(first, CollectiveError::PeerLost { rank: 1 | 2, .. }), "{first:?}");
+    for transport in TRANSPORTS {
+        let found = on_all(*transport, 3, |rank, mut group, _| {
+            if rank == 1 {
+                return None; // Dropping the group closes its connections, as a dead process does.
+            }
+            let mut out = vec![0.0; ELEMENTS];
+            Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), &[0; 24], &mut out).unwrap_err())
+        });
+        let named = |error: &CollectiveError| matches!(error, CollectiveError::PeerLost { .. });
+        assert!(found.iter().flatten().all(named), "{found:?}");
+        let first = found[0].clone().unwrap();
+        assert!(matches!(first, CollectiveError::PeerLost { rank: 1 | 2, .. }), "{first:?}");
+    }
 }
 
 /// Runs a group of two whose connection goes through `wire`, which may hold back what passes.
@@ -228,27 +287,50 @@ fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
 
 #[test]
 fn an_abort_ends_a_wait() {
-    let found = on_all(2, |rank, mut group, abort| {
-        if rank == 1 {
-            // Keeps its side open until rank 0 has given up.
-            return group.transfer_state(0, 0, &[1], b"").map(drop);
-        }
-        std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| group.transfer_state(0, 1, &[0], b"").map(drop));
-            abort.abort();
-            waiting.join().unwrap()
-        })
-    });
-    assert_eq!(found[0], Err(CollectiveError::Aborted));
+    for transport in TRANSPORTS {
+        let found = on_all(*transport, 2, |rank, mut group, abort| {
+            if rank == 1 {
+                // Keeps its side open until rank 0 has given up.
+                return group.transfer_state(0, 0, &[1], b"").map(drop);
+            }
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| group.transfer_state(0, 1, &[0], b"").map(drop));
+                abort.abort();
+                waiting.join().unwrap()
+            })
+        });
+        assert_eq!(found[0], Err(CollectiveError::Aborted), "{transport:?}");
+    }
 }
 
 #[test]
 fn operations_out_of_step_are_refused() {
-    let found = on_all(2, |rank, mut group, _| {
-        group.all_gather_bytes(u64::from(rank), b"x").map(drop).unwrap_err()
-    });
-    let refused = |error: &CollectiveError| matches!(error, CollectiveError::Protocol { .. });
-    assert!(found.iter().any(refused), "{found:?}");
+    for transport in TRANSPORTS {
+        let found = on_all(*transport, 2, |rank, mut group, _| {
+            let mut out = vec![0.0; ELEMENTS];
+            let own = parts(rank, &[1.0; 2]);
+            group.reduce(u64::from(rank), SLICES, &own, &[0; 24], &mut out).map(drop).unwrap_err()
+        });
+        let refused = |error: &CollectiveError| matches!(error, CollectiveError::Protocol { .. });
+        assert!(found.iter().any(refused), "{found:?}");
+    }
+}
+
+/// Partial sums that leave a slice out, or buffers of unlike length.
+#[test]
+fn sums_that_do_not_fit_are_refused() {
+    for transport in TRANSPORTS {
+        let found = on_all(*transport, 2, |_, mut group, _| {
+            let mut out = vec![0.0; ELEMENTS];
+            // Both bring the first half.
+            let own = parts(0, &[1.0; 2]);
+            group.reduce(0, SLICES, &own, &[0; 24], &mut out).map(drop).unwrap_err()
+        });
+        let refused = |error: &CollectiveError| {
+            matches!(error, CollectiveError::Protocol { .. } | CollectiveError::PeerLost { .. })
+        };
+        assert!(found.iter().all(refused), "{found:?}");
+    }
 }
 
 #[test]

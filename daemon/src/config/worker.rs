@@ -3,6 +3,7 @@
 use super::{HubConfig, InputsConfig};
 use crate::collective::tcp::Waits;
 use crate::device::{Choice, Compute, Gpu};
+use crate::protocol::transport::Transport;
 use ptv2_common::slurm::Placement;
 use ptv2_common::tls::Fingerprint;
 use std::net::SocketAddr;
@@ -37,6 +38,10 @@ pub struct WorkerConfig {
     pub reduce_listen: Option<SocketAddr>,
     /// The address that peers are told, where it differs from the one listened on.
     pub reduce_advertise: Option<SocketAddr>,
+    /// What GPUs reduce over.
+    pub transport: Transport,
+    /// NCCL's library, if not the one that PyTorch has brought, or the system's.
+    pub nccl: Option<PathBuf>,
     /// Where a backbone with an `hf://` path is fetched from, if it is not where the coordinator has it.
     pub hub: HubConfig,
     /// Where inputs that lie in stores are kept, if they are not seen where the coordinator has them.

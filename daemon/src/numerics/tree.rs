@@ -20,7 +20,7 @@ impl Node {
     }
 
     /// Left and right child; none for a single slice. The left one is the larger by at most one.
-    fn children(self) -> Option<(Self, Self)> {
+    pub(crate) fn children(self) -> Option<(Self, Self)> {
         let count = self.end - self.start;
         if count < 2 {
             return None;

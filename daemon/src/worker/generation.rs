@@ -10,7 +10,6 @@ use super::{Shared, evaluate, join};
 use crate::checkpoint::write::Lineage;
 use crate::clock;
 use crate::collective::Collective;
-use crate::collective::tcp::Tcp;
 use crate::features::Rows;
 use crate::numerics::adamw::{AdamW, clip_global_norm};
 use crate::numerics::batches::{BatchPlan, cut, deal};
@@ -40,9 +39,9 @@ pub(super) fn run(
     runtime: &Handle,
     start: &Start,
     held: &mut Held,
-    mut group: Tcp,
+    mut group: Box<dyn Collective>,
 ) -> Result<String, Exit> {
-    join::level(shared, runtime, start, held, &mut group)?;
+    join::level(shared, runtime, start, held, &mut *group)?;
     let Some(progress) = &held.progress else {
         return Err(Explained::new("a rank began without a state").into());
     };
@@ -64,7 +63,7 @@ pub(super) fn run(
         };
         held.keeper = Some(Keeper::start(runtime, Arc::clone(shared), beginning));
     }
-    Training::new(shared, start, held, &mut group).run()
+    Training::new(shared, start, held, &mut *group).run()
 }
 
 /// A generation's training on this rank.

@@ -3,8 +3,9 @@
 use super::Shared;
 use super::held::{Exit, Held, Progress};
 use super::retry::{Failure, Pauses, patiently};
+use super::transport;
 use crate::checkpoint::{peft, read};
-use crate::collective::tcp::{GroupSpec, Peer, Tcp, Waits};
+use crate::collective::tcp::{GroupSpec, Peer, Waits};
 use crate::collective::{AbortHandle, Collective};
 use crate::numerics::runs::Runs;
 use crate::numerics::state::TunedState;
@@ -20,13 +21,13 @@ use tokio::runtime::Handle;
 /// The step that messages before the first step carry.
 const BEFORE: u64 = u64::MAX;
 
-/// Meets the other ranks.
+/// Meets the other ranks, and agrees with them what they reduce over.
 pub(super) fn meet(
     shared: &Shared,
     start: &Start,
     held: &Held,
     abort: &AbortHandle,
-) -> Result<Tcp, Exit> {
+) -> Result<Box<dyn Collective>, Exit> {
     let place = held.progress.as_ref().map(|progress| progress.place);
     shared.pulse.moved(DevicePhase::Joining, place);
     let key =
@@ -47,7 +48,7 @@ pub(super) fn meet(
         longest_frame: (1 << 20) + 4 * layout.len() * 2 * 17,
         waits: Waits { silence: shared.silence(), ..shared.config.waits.clone() },
     };
-    Ok(shared.listener.join(&spec, abort)?)
+    transport::choose(shared, start, shared.listener.join(&spec, abort)?)
 }
 
 /// Brings all ranks to the furthest state that any of them holds, or to the checkpoint where that is

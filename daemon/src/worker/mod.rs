@@ -24,6 +24,7 @@ mod retry;
 mod score;
 mod session;
 mod told;
+mod transport;
 
 use crate::clock;
 use crate::collective::tcp::Listener;

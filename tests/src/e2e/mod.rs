@@ -21,6 +21,7 @@ mod keeping;
 mod launcher;
 mod limits;
 mod methods;
+mod nccl;
 mod one_hash;
 pub(crate) mod real_data;
 mod recipes;

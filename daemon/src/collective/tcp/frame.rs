@@ -28,10 +28,13 @@ pub(super) enum Kind {
     State = 4,
     /// Nothing: a sign of life.
     Ping = 5,
+    /// What a rank has for a reduction that goes another way.
+    #[cfg(feature = "torch")]
+    Plan = 6,
 }
 
 /// Why no frame comes any more.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Broken {
     /// Nothing came for too long.
     pub silent: bool,
@@ -78,6 +81,8 @@ pub(super) fn read(socket: &TcpStream, longest: usize) -> Result<Frame, Broken> 
         3 => Kind::Gather,
         4 => Kind::State,
         5 => Kind::Ping,
+        #[cfg(feature = "torch")]
+        6 => Kind::Plan,
         other => return Err(Broken::ended(format!("it sent a frame of unknown kind {other}"))),
     };
     let length = usize::try_from(word(17)).unwrap_or(usize::MAX);

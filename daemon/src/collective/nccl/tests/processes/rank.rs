@@ -1,0 +1,98 @@
+//! One rank, in a process of its own.
+
+use super::super::join;
+use crate::clock;
+use crate::collective::tcp::{Listener, Peer};
+use crate::collective::tests::{ELEMENTS, SLICES, listeners, parts, spec};
+use crate::collective::{AbortHandle, Collective, CollectiveError};
+use ptv2_common::ids::WorkerId;
+use ptv2_common::spec::Reduction;
+use sha2::{Digest, Sha256};
+use std::io::BufRead;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// The test that is the process.
+pub(super) const NAME: &str = "collective::nccl::tests::processes::rank::serves_a_rank";
+/// Says that it was started for it.
+pub(super) const FOLDER: &str = "PTV2_TEST_RANK";
+/// Stands before each answer.
+pub(super) const AT: char = '@';
+
+/// What ranks compare of a sum.
+pub(super) fn digest(values: &[f32]) -> String {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    hex::encode(&Sha256::digest(bytes)[..8])
+}
+
+struct Rank {
+    listener: Listener,
+    abort: AbortHandle,
+    reduction: Reduction,
+    group: Option<Box<dyn Collective>>,
+}
+
+impl Rank {
+    fn obey(&mut self, words: &[&str]) -> Result<String, CollectiveError> {
+        let ms = |word: &str| Duration::from_millis(word.parse().unwrap());
+        match words {
+            ["ring"] => self.reduction = Reduction::Ring,
+            ["join", generation, rank, addresses, within] => {
+                self.abort = AbortHandle::default();
+                let mut spec = spec(&[], rank.parse().unwrap(), b"key");
+                spec.generation = generation.parse().unwrap();
+                let peer = |address: &str| Peer {
+                    worker: WorkerId(address.into()),
+                    address: address.parse().unwrap(),
+                };
+                spec.peers = addresses.split(',').map(peer).collect();
+                let tcp = self.listener.join(&spec, &self.abort)?;
+                self.group = Some(Box::new(join(tcp, self.reduction, ms(within))?));
+            }
+            ["reduce", step] => {
+                let group = self.group.as_mut().unwrap();
+                let weights = vec![1.0; group.world() as usize];
+                let own = parts(group.rank(), &weights);
+                let mut out = vec![0.0; ELEMENTS];
+                group.reduce(step.parse().unwrap(), SLICES, &own, &[0; 24], &mut out)?;
+                return Ok(format!("sum {}", digest(&out)));
+            }
+            ["abort-in", time] => {
+                let (abort, time) = (self.abort.clone(), ms(time));
+                std::thread::spawn(move || {
+                    let (_never, wait) = channel::<()>();
+                    wait.recv_timeout(time).ok();
+                    abort.abort();
+                });
+            }
+            ["leave"] => self.group = None,
+            other => panic!("{other:?}"),
+        }
+        Ok("ok".into())
+    }
+}
+
+#[test]
+#[ignore = "a process of the other tests"]
+fn serves_a_rank() {
+    if std::env::var_os(FOLDER).is_none() {
+        println!("skipped: it is started by other tests");
+        return;
+    }
+    let listener = listeners(1).remove(0);
+    println!("{AT}{}", listener.address());
+    let mut rank = Rank {
+        listener,
+        abort: AbortHandle::default(),
+        reduction: Reduction::Ordered,
+        group: None,
+    };
+    for line in std::io::stdin().lock().lines() {
+        let line = line.unwrap();
+        let began = clock::now();
+        let answer = rank
+            .obey(&line.split(' ').collect::<Vec<_>>())
+            .unwrap_or_else(|error| format!("error {} {error:?}", began.elapsed().as_millis()));
+        println!("{AT}{answer}");
+    }
+}
