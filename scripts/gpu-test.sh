@@ -15,6 +15,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3} device=${DEVICE:-cuda:0} report=$(realpath "${REPORT:-report.md}")
 fail() { printf 'error: %s\n' "$1" >&2; exit 1; }
 
+case $device in
+  cpu | cuda:[0-9]*) ;;
+  *) fail "DEVICE is \`$device\`; expected cpu or cuda:N" ;;
+esac
 command -v "$python" >/dev/null || fail "$python is missing; name a Python with PyTorch 2.11.0 by PYTHON=…"
 # Where PyTorch lies, without importing it.
 torch=$("$python" -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")')
@@ -36,6 +40,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # The tests see the bundle as their repository, with their data and the large backbone in it.
 cp -r "$here/repository" "$work/repository"
+# As a worker has it.
+export CUBLAS_WORKSPACE_CONFIG=:4096:8
 export PTV2_TEST_DEVICE=$device PTV2_TEST_BIN=$here/bin PTV2_TEST_ROOT=$work/repository
 export PTV2_TEST_DATA=$here/data PTV2_TEST_REPORT=$work/checks.md
 has() { "$python" -c "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))" "$@"; }

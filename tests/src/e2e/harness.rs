@@ -67,7 +67,7 @@ pub(crate) fn superglue() -> Option<PathBuf> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's configuration")]
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
