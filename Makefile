@@ -1,18 +1,20 @@
 # ptv2: `make demo` shows what it does, `make test` is what a developer types.
 #
 # LIBTORCH   an own libtorch 2.11 folder, instead of target/libtorch
+# CUDA=1     `make libtorch CUDA=1`, `make install CUDA=1`: torch's libraries for GPUs, too, 3 GB
 # PREFIX     where `make install` puts things (default: /usr/local)
 # PROFILE    what `make install` installs: release (default) or dev
 # TASK DATA  `make demo TASK=cb DATA=/data/superglue`: the demo on real data
 # KILLS SEED `make chaos KILLS=100 SEED=7`: fewer kills, and the same choice of faults
 # MINUTES    `make churn MINUTES=3`: less churn
 # WORKERS    of `make scale` (default 1000), each job at STEPS a second (10), calm for SECONDS (30)
+# DEVICE     of `make gpu-test` (cuda:0, or cpu for what a processor can do); PYTHON has PyTorch 2.11.0
 # BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
-export TASK DATA
+export TASK DATA CUDA DEVICE PYTHON
 
-.PHONY: help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: gpu-bundle gpu-test help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
@@ -20,7 +22,7 @@ help:
 	@echo "make test-attack              all attacks on a coordinator that trains, three minutes; target/attacks.md"
 	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
 	@echo "make deny                     licences and sources of the dependencies"
-	@echo "make libtorch                 make target/libtorch from PyPI's wheels"
+	@echo "make libtorch                 make target/libtorch from PyPI's wheels; with CUDA=1 for GPUs, too"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
 	@echo "make backbone-mpnet           fetch all-mpnet-base-v2 besides, 418 MB"
 	@echo "make test-slurm               the templates of configs/slurm in a Slurm of two nodes on this machine, as root"
@@ -32,6 +34,8 @@ help:
 	@echo "make quality DATA=…           learn SuperGLUE beside PEFT, hours; docs/quality.md"
 	@echo "make overhead                 what resilience costs a step when nothing fails"
 	@echo "make scale WORKERS=1000       a coordinator under as many simulated workers; see docs/scale.md"
+	@echo "make gpu-bundle               pack what is checked on a machine with a GPU; target/gpu-bundle.tar.gz"
+	@echo "make gpu-test                 check and measure on this machine's GPU; target/gpu-report.md"
 	@echo "make install PREFIX=/opt/ptv2 put both programs and libtorch under PREFIX"
 
 libtorch:
@@ -160,3 +164,12 @@ scale: release
 	PTV2_SCALE_WORKERS=$(WORKERS) PTV2_SCALE_STEPS=$(STEPS) PTV2_SCALE_SECONDS=$(SECONDS) \
 	PTV2_SCALE_PROGRAM=$(CURDIR)/target/release/ptv2d \
 	cargo test --release --package ptv2-tests scale:: -- --ignored --nocapture --test-threads 1
+
+# Needs no GPU; PROFILE=dev packs what `make test` has built.
+gpu-bundle: libtorch backbone
+	@scripts/gpu-bundle.sh $(PROFILE)
+
+# The bundle, where it was made. DEVICE=cpu runs what a processor can.
+gpu-test: gpu-bundle
+	@rm -rf target/ptv2-gpu && tar xf target/gpu-bundle.tar.gz -C target
+	@REPORT=target/gpu-report.md target/ptv2-gpu/gpu-test.sh

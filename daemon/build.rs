@@ -1,5 +1,5 @@
 //! Tells the binaries where libtorch lies: beside an installed binary, beside the target folder, and
-//! where it was at compile time.
+//! where it was at compile time. Compiles the switches of torch that have no form in C.
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
@@ -13,4 +13,22 @@ fn main() {
         let lib = std::path::Path::new(&libtorch).join("lib");
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     }
+    if std::env::var_os("CARGO_FEATURE_TORCH").is_some() {
+        compile_settings();
+    }
+}
+
+/// Against the headers that torch-sys is compiled against: LIBTORCH's, or those of a libtorch in /usr.
+fn compile_settings() {
+    const SOURCE: &str = "src/cuda/settings.cpp";
+    println!("cargo::rerun-if-changed={SOURCE}");
+    let libtorch = std::env::var_os("LIBTORCH").unwrap_or_else(|| "/usr".into());
+    let include = std::path::Path::new(&libtorch).join("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .warnings(false)
+        .include(include)
+        .file(SOURCE)
+        .compile("ptv2_settings");
 }

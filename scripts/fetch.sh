@@ -18,6 +18,8 @@ fetch_wheel() {
   python3 -m pip download --quiet --no-deps --only-binary=:all: --implementation cp \
     --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 \
     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any \
+    --platform manylinux_2_27_x86_64 --platform manylinux_2_18_x86_64 \
+    --platform manylinux2010_x86_64 --platform manylinux1_x86_64 \
     --dest "$cache" "$requirement"
   echo "$sha256  $cache/$file" | sha256sum --check --status || {
     echo "error: $cache/$file does not have the expected SHA-256 $sha256; remove it and try again" >&2

@@ -19,6 +19,8 @@ mkdir -p "$prefix/bin" "$prefix/lib/ptv2" 2>/dev/null || {
 }
 install -m 755 "$built/ptv2d" "$built/ptv2ctl" "$prefix/bin/"
 cp -f "$libtorch"/lib/*.so* "$prefix/lib/ptv2/"
+# Torch's libraries for GPUs, where `make libtorch CUDA=1` made them.
+[ ! -d "$libtorch/lib/cuda" ] || cp -rf "$libtorch/lib/cuda" "$prefix/lib/ptv2/"
 share=$prefix/share
 "$prefix/bin/ptv2ctl" man --to "$share/man/man1" >/dev/null
 while read -r shell place; do

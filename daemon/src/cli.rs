@@ -1,13 +1,14 @@
 //! `ptv2d`'s commands.
 
 mod config;
+mod devices;
 mod fetch;
 mod log;
 
 use crate::collective::tcp::Waits;
 use crate::config::WorkerConfig;
 use crate::coordinator::serve::Coordinator;
-use crate::device::{self, THREADS_MAX, Wish};
+use crate::device::{self, Settled, THREADS_MAX, Wish};
 use crate::local;
 use crate::protocol::transport::Transport;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -54,6 +55,8 @@ enum Command {
     Local(LocalArgs),
     /// Show the coordinator's configuration: each key, its value, and where that came from
     CheckConfig(config::ConfigArgs),
+    /// Show the GPUs that this machine can compute on, or what they lack
+    Devices(devices::DevicesArgs),
     /// Fetch a backbone from a hub of models, as jobs with an hf:// path have it fetched
     Fetch(fetch::FetchArgs),
 }
@@ -81,10 +84,12 @@ struct WorkerArgs {
         default_value = ".ptv2/worker-token"
     )]
     token_file: PathBuf,
-    /// What computes: auto, cpu, cuda or cuda:N. Of several visible GPUs a task of Slurm takes the one
-    /// of its local rank
+    /// What computes: auto (a GPU that can be had, else the processor), cpu, cuda or cuda:N. Of several
+    /// visible GPUs a task of Slurm takes the one of its local rank
     #[arg(long, default_value_t = Wish::Auto)]
     device: Wish,
+    #[command(flatten)]
+    cuda: devices::CudaArgs,
     /// Compute threads; each computes whole slices alone [default: 1; in a task of Slurm, its processors]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(THREADS_MAX)))]
     threads: Option<u32>,
@@ -125,15 +130,17 @@ struct WorkerArgs {
 
 #[derive(Debug, Args)]
 struct LocalArgs {
-    /// Worker processes
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=1024))]
-    workers: u32,
+    /// Worker processes [default: one; where GPUs compute, one for each]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=1024))]
+    workers: Option<u32>,
     /// Compute threads of each worker
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
     threads: u32,
-    /// What computes
+    /// What computes: auto (GPUs that can be had, else the processor), cpu, cuda or cuda:N
     #[arg(long, default_value_t = Wish::Auto)]
     device: Wish,
+    #[command(flatten)]
+    cuda: devices::CudaArgs,
     #[command(flatten)]
     config: config::ConfigArgs,
     /// Folder or URL of a store that jobs may read from, besides the current folder (can be repeated)
@@ -155,6 +162,7 @@ pub fn main() -> ExitCode {
         Command::CheckConfig(args) => args.show(),
         Command::Worker(args) => worker(args),
         Command::Local(args) => run_local(args),
+        Command::Devices(args) => args.show(),
         Command::Fetch(args) => fetch::run(args),
     };
     match result {
@@ -250,18 +258,25 @@ fn run_local(args: LocalArgs) -> Result<(), Explained> {
     config.roots.push(".".into());
     config.roots.extend(args.allow);
     config.hub = args.hub.over(config.hub)?;
-    device::of_this_build(args.device, &device::choose(args.device, variable)?)?;
+    let choice = device::choose(args.device, variable)?;
+    let libtorch_cuda = args.cuda.libtorch_cuda;
+    let devices = device::for_workers(args.device, choice, args.workers, libtorch_cuda.as_deref())?;
+    let workers = local::Workers { devices, threads: args.threads, libtorch_cuda };
     runtime()?.block_on(async {
         let shutdown = CancellationToken::new();
         stop_on(&STOP, &shutdown)?;
-        local::run(&config, (args.workers, args.threads), &shutdown).await
+        local::run(&config, &workers, &shutdown).await
     })
 }
 
 #[cfg(feature = "torch")]
 fn worker(args: WorkerArgs) -> Result<(), Explained> {
-    let config = worker_config(args)?;
-    crate::worker::prepare_process()?;
+    let choice = device::choose(args.device, variable)?;
+    // What may start this process again comes before what takes time.
+    crate::worker::prepare_process(choice.gpu.is_some())?;
+    let libtorch_cuda = args.cuda.libtorch_cuda.as_deref();
+    let settled = device::of_this_build(args.device, choice, libtorch_cuda)?;
+    let config = worker_config(args, settled)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let shutdown = CancellationToken::new();
@@ -277,7 +292,8 @@ fn worker(args: WorkerArgs) -> Result<(), Explained> {
 
 #[cfg(not(feature = "torch"))]
 fn worker(args: WorkerArgs) -> Result<(), Explained> {
-    let config = worker_config(args)?;
+    let choice = device::choose(args.device, variable)?;
+    let config = worker_config(args, device::of_this_build(Wish::Auto, choice, None)?)?;
     Err(Explained::new(format!("this build cannot work for {}", config.coordinator))
         .expected("a build with the feature `torch`, which is on by default"))
 }
@@ -288,9 +304,7 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
-    let device = device::choose(args.device, variable)?;
-    let compute = device::of_this_build(args.device, &device)?;
+fn worker_config(args: WorkerArgs, device: Settled) -> Result<WorkerConfig, Explained> {
     let slurm = Placement::of(variable);
     let drain_grace = if slurm.is_some() { SLURM_DRAIN_GRACE } else { DRAIN_GRACE };
     Ok(WorkerConfig {
@@ -299,8 +313,9 @@ fn worker_config(args: WorkerArgs) -> Result<WorkerConfig, Explained> {
         ca_fingerprint: args.ca_fingerprint,
         insecure_http: args.insecure_http,
         token_file: args.token_file,
-        device,
-        compute,
+        device: device.choice,
+        compute: device.compute,
+        gpu: device.gpu,
         slurm,
         threads: args.threads.unwrap_or_else(|| device::threads(variable)),
         reduce_listen: args.reduce_listen,

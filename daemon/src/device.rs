@@ -1,7 +1,12 @@
-//! Which device a worker takes, and how many threads: from what was asked for and the environment alone.
+//! Which device a worker takes, and how many threads: from what was asked for and the environment alone. Whether
+//! it can be had is found out in [`settle`].
 //!
 //! Inside Slurm a GPU must be given: `CUDA_VISIBLE_DEVICES` that is not set leaves every GPU of the node
 //! visible, also those of other people's jobs, so it never means "take one".
+
+mod settle;
+
+pub use settle::{Gpu, Settled, for_workers, of_this_build};
 
 use ptv2_common::error::Explained;
 use ptv2_common::session::VisibleDevice;
@@ -55,6 +60,14 @@ pub struct Choice {
     pub gpu: Option<VisibleDevice>,
     /// Why, for people.
     pub why: String,
+    /// Whether the environment gave it. Else it is one that may be taken, if there is one.
+    pub is_given: bool,
+}
+
+impl Choice {
+    fn cpu(why: impl Into<String>) -> Self {
+        Self { gpu: None, why: why.into(), is_given: false }
+    }
 }
 
 /// Chooses a device.
@@ -63,7 +76,7 @@ pub struct Choice {
 /// When a GPU is asked for, and none is given, or not that one.
 pub fn choose(wish: Wish, variable: impl Fn(&str) -> Option<String>) -> Result<Choice, Explained> {
     if wish == Wish::Cpu {
-        return Ok(Choice { gpu: None, why: "asked for".into() });
+        return Ok(Choice::cpu("asked for"));
     }
     let slurm = Placement::of(&variable);
     match (variable("CUDA_VISIBLE_DEVICES"), slurm) {
@@ -83,14 +96,12 @@ pub fn choose(wish: Wish, variable: impl Fn(&str) -> Option<String>) -> Result<C
                 ),
             )
         }
-        (None, None) => match wish {
-            Wish::Cuda(index) => {
-                let index = index.unwrap_or(0);
-                let gpu = VisibleDevice { index, name: index.to_string() };
-                Ok(Choice { gpu: Some(gpu), why: "outside Slurm every GPU may be taken".into() })
-            }
-            Wish::Auto | Wish::Cpu => no_gpu(wish, "this build computes on the CPU".into()),
-        },
+        (None, None) => {
+            let index = if let Wish::Cuda(Some(index)) = wish { index } else { 0 };
+            let gpu = VisibleDevice { index, name: index.to_string() };
+            let why = "outside Slurm every GPU may be taken".into();
+            Ok(Choice { gpu: Some(gpu), why, is_given: false })
+        }
     }
 }
 
@@ -127,13 +138,13 @@ fn among(wish: Wish, names: &[&str], slurm: Option<&Placement>) -> Result<Choice
         (_, None) => (0, format!("the first of {count} visible; --device cuda:N takes another")),
     };
     let name = names.get(index as usize).copied().unwrap_or_default().to_owned();
-    Ok(Choice { gpu: Some(VisibleDevice { index, name }), why })
+    Ok(Choice { gpu: Some(VisibleDevice { index, name }), why, is_given: true })
 }
 
 /// Takes the processor, unless a GPU was asked for.
 fn no_gpu(wish: Wish, why: String) -> Result<Choice, Explained> {
     match wish {
-        Wish::Auto | Wish::Cpu => Ok(Choice { gpu: None, why }),
+        Wish::Auto | Wish::Cpu => Ok(Choice::cpu(why)),
         Wish::Cuda(_) => Err(Explained::new(format!("{wish} is asked for, and {why}"))
             .at("--device")
             .expected("a GPU that this process was given")
@@ -167,22 +178,6 @@ impl Display for Compute {
             Self::Cpu => write!(f, "cpu"),
             Self::Cuda(index) => write!(f, "cuda:{index}"),
         }
-    }
-}
-
-/// What computes in this build, after a choice: the processor.
-///
-/// # Errors
-/// When a GPU was asked for.
-pub fn of_this_build(wish: Wish, choice: &Choice) -> Result<Compute, Explained> {
-    match (wish, &choice.gpu) {
-        (Wish::Cuda(_), Some(gpu)) => Err(Explained::new(format!(
-            "{wish} would be device {} ({}; {}), but this build computes on the CPU",
-            gpu.index, gpu.name, choice.why
-        ))
-        .at("--device")
-        .expected("auto or cpu")),
-        (Wish::Auto | Wish::Cpu | Wish::Cuda(_), _) => Ok(Compute::Cpu),
     }
 }
 
@@ -282,22 +277,11 @@ mod tests {
 
     #[test]
     fn outside_slurm_what_is_asked_for_is_taken() {
-        check("auto", "", "cpu", "this build");
+        check("auto", "", "0 0", "outside Slurm");
         check("cuda", "", "0 0", "outside Slurm");
         check("cuda:3", "", "3 3", "outside Slurm");
         check("auto", "CUDA_VISIBLE_DEVICES=5", "0 5", "only one");
         check("auto", "CUDA_VISIBLE_DEVICES=", "cpu", "names no GPU");
-    }
-
-    #[test]
-    fn this_build_names_the_gpu_that_it_refuses() {
-        let words = format!("{STEP} CUDA_VISIBLE_DEVICES=4,6 SLURM_LOCALID=1");
-        let wish = Wish::Cuda(None);
-        let choice = choose(wish, environment(&words)).unwrap();
-        let error = of_this_build(wish, &choice).unwrap_err();
-        assert!(error.what.contains("device 1 (6; local rank 1"), "{error:?}");
-        assert!(error.what.contains("this build computes on the CPU"), "{error:?}");
-        assert_eq!(of_this_build(Wish::Auto, &choice), Ok(Compute::Cpu));
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod collective;
 pub mod config;
 pub mod coordinator;
+#[cfg(feature = "torch")]
+pub mod cuda;
 pub mod device;
 #[cfg(feature = "faults")]
 mod faults;

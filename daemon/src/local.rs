@@ -2,6 +2,7 @@
 
 use crate::config::CoordinatorConfig;
 use crate::coordinator::serve::Coordinator;
+use crate::device::Compute;
 use ptv2_common::error::Explained;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,17 +17,28 @@ const RESTART: Duration = Duration::from_secs(1);
 /// A worker may take this long to end when asked.
 const ENDING: Duration = Duration::from_secs(10);
 
-/// Runs a coordinator and `workers` workers of `threads` threads until `shutdown`.
+/// How many workers there are, and what each computes with.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    /// The device of each.
+    pub devices: Vec<Compute>,
+    /// Threads of each.
+    pub threads: u32,
+    /// Where torch's libraries for GPUs lie, if that was said.
+    pub libtorch_cuda: Option<PathBuf>,
+}
+
+/// Runs a coordinator and workers until `shutdown`.
 ///
 /// # Errors
 /// Those of the coordinator; for a certificate that its workers could not verify; and when this program cannot be
 /// started again as a worker.
 pub async fn run(
     config: &CoordinatorConfig,
-    (workers, threads): (u32, u32),
+    workers: &Workers,
     shutdown: &CancellationToken,
 ) -> Result<(), Explained> {
-    if workers > 0 && config.tls.certificate.is_some() {
+    if !workers.devices.is_empty() && config.tls.certificate.is_some() {
         return Err(Explained::new(
             "the workers of `ptv2d local` cannot know this certificate's names",
         )
@@ -44,17 +56,30 @@ pub async fn run(
         coordinator: coordinator.url(),
         ca_file: config.tls.own_ca.then(|| config.state.join(ptv2_common::tls::CA_FILE)),
         token_file: config.state.join("worker-token"),
-        threads,
+        threads: workers.threads,
+        device: Vec::new(),
         hub: config.hub.options(),
     };
     let mut keepers = JoinSet::new();
-    for _ in 0..workers {
-        keepers.spawn(keep(worker.clone(), shutdown.clone()));
+    for device in &workers.devices {
+        let device = workers.options(*device);
+        keepers.spawn(keep(WorkerProcess { device, ..worker.clone() }, shutdown.clone()));
     }
     let result = coordinator.run().await;
     shutdown.cancel();
     while keepers.join_next().await.is_some() {}
     result
+}
+
+impl Workers {
+    /// How a worker is told its device.
+    fn options(&self, device: Compute) -> Vec<OsString> {
+        let mut options = vec!["--device".into(), device.to_string().into()];
+        if let Some(libtorch_cuda) = &self.libtorch_cuda {
+            options.extend(["--libtorch-cuda".into(), libtorch_cuda.into()]);
+        }
+        options
+    }
 }
 
 /// How a worker is started as a child of this process.
@@ -66,6 +91,8 @@ pub(crate) struct WorkerProcess {
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) token_file: PathBuf,
     pub(crate) threads: u32,
+    /// Options that say what computes; none: what it finds.
+    pub(crate) device: Vec<OsString>,
     /// Where backbones are fetched from.
     pub(crate) hub: Vec<OsString>,
 }
@@ -82,6 +109,7 @@ impl WorkerProcess {
             // Of this coordinator, whatever other one the environment means.
             .env_remove("PTV2_CA_FINGERPRINT")
             .args(self.ca_file.iter().flat_map(|file| ["--ca-file".as_ref(), file.as_os_str()]))
+            .args(&self.device)
             .args(&self.hub)
             // The worker ends when this pipe does, however this process ends.
             .stdin(Stdio::piped())

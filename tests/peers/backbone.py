@@ -37,12 +37,12 @@ CONFIG = {
 }
 
 
-def shapes():
+def shapes(config):
     """Each tensor's name and shape, as transformers names those of a BertModel."""
-    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
     dense = {"pooler.dense": (hidden, hidden)}
     norms = ["embeddings.LayerNorm"]
-    for layer in range(CONFIG["num_hidden_layers"]):
+    for layer in range(config["num_hidden_layers"]):
         at = f"encoder.layer.{layer}."
         for name in ("self.query", "self.key", "self.value", "output.dense"):
             dense[f"{at}attention.{name}"] = (hidden, hidden)
@@ -50,7 +50,7 @@ def shapes():
         dense[at + "output.dense"] = (hidden, inner)
         norms += [at + "attention.output.LayerNorm", at + "output.LayerNorm"]
     tables = {"word": "vocab_size", "position": "max_position_embeddings", "token_type": "type_vocab_size"}
-    found = {f"embeddings.{name}_embeddings.weight": (CONFIG[rows], hidden) for name, rows in tables.items()}
+    found = {f"embeddings.{name}_embeddings.weight": (config[rows], hidden) for name, rows in tables.items()}
     for name, shape in dense.items():
         found |= {name + ".weight": shape, name + ".bias": shape[:1]}
     for name in norms:
@@ -58,11 +58,11 @@ def shapes():
     return found
 
 
-def weights():
+def weights(config):
     """Random weights; biases are 0 and norms the identity."""
     chance = torch.Generator().manual_seed(SEED)
     made = {}
-    for name, shape in shapes().items():
+    for name, shape in shapes(config).items():
         if name.endswith("bias"):
             made[name] = torch.zeros(shape)
         elif "LayerNorm" in name:
@@ -72,26 +72,31 @@ def weights():
     return made
 
 
-def main():
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else CACHE / "backbones/bert-base-random"
+def make(folder, config, donor):
+    """Makes the folder, with the donor's tokenizer, unless it is there."""
     # Renamed into place below, so what is there is whole.
     if folder.exists():
         print(f"backbone: {folder} is ready")
         return
-    if not (DONOR / "tokenizer.json").exists():
-        sys.exit(f"error: {DONOR}/tokenizer.json is missing; `make backbone` fetches it")
+    if not (donor / "tokenizer.json").exists():
+        sys.exit(f"error: {donor}/tokenizer.json is missing; `make backbone` fetches it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=folder.name + ".part."))
     try:
-        (part / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n", encoding="utf-8")
-        shutil.copyfile(DONOR / "tokenizer.json", part / "tokenizer.json")
-        save_file(weights(), part / "model.safetensors", {"format": "pt"})
+        (part / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        shutil.copyfile(donor / "tokenizer.json", part / "tokenizer.json")
+        save_file(weights(config), part / "model.safetensors", {"format": "pt"})
         (part / "model.safetensors").chmod(0o644)
         part.chmod(0o755)
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     print(f"backbone: {folder} made")
+
+
+def main():
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else CACHE / "backbones/bert-base-random"
+    make(folder, CONFIG, DONOR)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What ptv2 is measured against: transformers' BERT under PEFT's prefix tuning, as a user would write it.
 
     peer.py BACKBONE rte|boolq|copa DATA [--precision fp32|bf16] [--padding longest|128] [--threads N]
+        [--device cpu|cuda:N] [--prefix N] [--batch N]
 
 One training step is done at once and its end is printed: {"ready": true, "first_step_at": UNIX_TIME}.
 Then each line of standard input is a command, answered by one line; its end ends the process, and
@@ -12,7 +13,7 @@ while there is none the process waits without using the processor:
     {"do": "memory"}                {"peak_bytes": N}
     {"do": "versions"}              {"torch": "2.11.0", ..}
 
-Tokens exclude padding. `--padding 128` pads every row to 128 tokens, as the reference's scripts do.
+Tokens exclude padding; of a GPU, `memory` tells the most that torch held on it. `--padding 128` pads every row to 128 tokens, as the reference's scripts do.
 """
 
 import argparse
@@ -88,7 +89,8 @@ class Trainer:
         self.train_rows = superglue.read(args.backbone, args.data, args.task, "train")
         self.val_rows = superglue.read(args.backbone, args.data, args.task, "val")
         torch.manual_seed(SEED)
-        self.model = Chooser(args.backbone) if args.task == "copa" else Classifier(args.backbone)
+        kind = Chooser if args.task == "copa" else Classifier
+        self.model = kind(args.backbone, args.prefix).to(args.device)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.trained, lr=RATE, weight_decay=0.0)
         self.batches = self.shuffled(random.Random(SEED))
@@ -97,15 +99,22 @@ class Trainer:
         """Batches without end; each epoch has an order of its own, and ends with its last full batch."""
         while True:
             order = chance.sample(self.train_rows, len(self.train_rows))
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield order[start : start + BATCH]
+            for start in range(0, len(order) - self.args.batch + 1, self.args.batch):
+                yield order[start : start + self.args.batch]
 
     def collate(self, some):
-        return collate(some, superglue.MAX_LENGTH if self.args.padding == "128" else None)
+        batch, labels = collate(some, superglue.MAX_LENGTH if self.args.padding == "128" else None)
+        to = self.args.device
+        return {name: values.to(to) for name, values in batch.items()}, labels.to(to)
 
     def autocast(self):
         on = self.args.precision == "bf16"
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=on)
+        return torch.autocast(self.args.device.split(":")[0], dtype=torch.bfloat16, enabled=on)
+
+    def wait(self):
+        """A GPU works on after it was told what to do."""
+        if self.args.device != "cpu":
+            torch.cuda.synchronize(self.args.device)
 
     def step(self, some):
         """One optimizer step, from rows to updated values."""
@@ -124,6 +133,7 @@ class Trainer:
             some = next(self.batches)
             began = time.perf_counter()
             self.step(some)
+            self.wait()
             found["seconds"].append(time.perf_counter() - began)
             found["rows"].append(len(some))
             found["tokens"].append(sum(row.tokens for row in some))
@@ -136,8 +146,8 @@ class Trainer:
         right = 0
         began = time.perf_counter()
         with torch.inference_mode(), self.autocast():
-            for start in range(0, len(some), BATCH):
-                batch, labels = self.collate(some[start : start + BATCH])
+            for start in range(0, len(some), self.args.batch):
+                batch, labels = self.collate(some[start : start + self.args.batch])
                 right += (self.model(batch).argmax(-1) == labels).sum().item()
         seconds = time.perf_counter() - began
         tokens = sum(row.tokens for row in some)
@@ -148,6 +158,8 @@ class Trainer:
         return {"train": of(self.train_rows), "val": of(self.val_rows[: command["rows"]])}
 
     def memory(self, _command):
+        if self.args.device != "cpu":
+            return {"peak_bytes": torch.cuda.max_memory_allocated(self.args.device)}
         with open("/proc/self/status", encoding="ascii") as lines:
             peak = next(line for line in lines if line.startswith("VmHWM:"))
         return {"peak_bytes": int(peak.split()[1]) * 1024}
@@ -169,6 +181,9 @@ def arguments():
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--padding", choices=["longest", "128"], default="longest")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--prefix", type=int, default=PREFIX)
+    parser.add_argument("--batch", type=int, default=BATCH)
     return parser.parse_args()
 
 

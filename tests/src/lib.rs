@@ -11,6 +11,8 @@ mod documents;
 #[cfg(test)]
 mod e2e;
 #[cfg(test)]
+mod gpu;
+#[cfg(test)]
 mod methods;
 #[cfg(test)]
 mod parity;

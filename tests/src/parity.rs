@@ -20,7 +20,7 @@ pub(crate) const NO_DROPOUT: Rates = Rates { hidden: 0.0, attention: 0.0, prefix
 const SOME_DROPOUT: Rates = Rates { hidden: 0.1, attention: 0.1, prefix: 0.1, head: 0.1 };
 
 pub(crate) fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("goldens/bert-tiny")
+    crate::e2e::harness::root().join("tests/goldens/bert-tiny")
 }
 
 /// The reference file: every value as f32 or i64.

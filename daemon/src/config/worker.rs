@@ -2,7 +2,7 @@
 
 use super::{HubConfig, InputsConfig};
 use crate::collective::tcp::Waits;
-use crate::device::{Choice, Compute};
+use crate::device::{Choice, Compute, Gpu};
 use crate::protocol::transport::Transport;
 use ptv2_common::slurm::Placement;
 use ptv2_common::tls::Fingerprint;
@@ -27,6 +27,8 @@ pub struct WorkerConfig {
     pub device: Choice,
     /// What computes, after that choice.
     pub compute: Compute,
+    /// What is known of the GPU that computes.
+    pub gpu: Option<Gpu>,
     /// Where it stands in Slurm, if it does.
     pub slurm: Option<Placement>,
     /// Compute threads. Each computes whole slices alone.

@@ -1,5 +1,6 @@
 //! What a worker's bits depend on besides the job.
 
+use crate::device::Gpu;
 use ptv2_common::session::Fingerprint;
 
 /// The libtorch that `tch` 0.24 is made for.
@@ -16,27 +17,56 @@ const SETTINGS: [&str; 7] = [
     "ONEDNN_MAX_CPU_ISA",
 ];
 
+/// The same on a GPU.
+const GPU_SETTINGS: [&str; 8] = [
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "CUBLAS_EMULATION_STRATEGY",
+    "CUDA_FORCE_PTX_JIT",
+    "DISABLE_ADDMM_CUDA_LT",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_SDPA_ENABLED",
+];
+
 /// Host name and process id, for people.
 pub(super) fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", name.trim(), std::process::id())
 }
 
-/// This machine's fingerprint.
+/// The fingerprint of what computes: the GPU, or else the processor.
 #[expect(clippy::disallowed_methods, reason = "the libraries' own settings, not ours")]
-pub(super) fn of_cpu() -> Fingerprint {
+pub(super) fn of(gpu: Option<&Gpu>) -> Fingerprint {
+    let variable = |name: &str| std::env::var(name).ok();
+    gpu.map_or_else(|| of_cpu(variable), |gpu| of_gpu(gpu, variable))
+}
+
+/// What is done on the host beside a GPU does not depend on the processor.
+fn of_gpu(gpu: &Gpu, variable: impl Fn(&str) -> Option<String>) -> Fingerprint {
+    let ((major, minor), processors) = (gpu.capability, gpu.processors);
+    Fingerprint {
+        device: gpu.name.clone(),
+        instruction_set: format!("sm_{major}{minor}x{processors}"),
+        libtorch: gpu.libtorch.clone(),
+        ptv2: ptv2_common::VERSION.into(),
+        settings: format!("driver {}, {}", gpu.driver, settings(&GPU_SETTINGS, variable)),
+    }
+}
+
+fn of_cpu(variable: impl Fn(&str) -> Option<String>) -> Fingerprint {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     Fingerprint {
         device: device(&text),
         instruction_set: instruction_set(&text),
         libtorch: LIBTORCH.into(),
         ptv2: ptv2_common::VERSION.into(),
-        settings: settings(|name| std::env::var(name).ok()),
+        settings: settings(&SETTINGS, variable),
     }
 }
 
-fn settings(variable: impl Fn(&str) -> Option<String>) -> String {
-    let set = SETTINGS.iter().filter_map(|name| Some(format!("{name}={}", variable(name)?)));
+fn settings(names: &[&str], variable: impl Fn(&str) -> Option<String>) -> String {
+    let set = names.iter().filter_map(|name| Some(format!("{name}={}", variable(name)?)));
     let set = set.collect::<Vec<_>>().join(" ");
     if set.is_empty() { "default".into() } else { set }
 }
@@ -84,7 +114,31 @@ mod tests {
     #[test]
     fn settings_that_change_kernels_are_told() {
         let one = |name: &str| (name == "MKL_CBWR").then(|| "AVX2".to_owned());
-        assert_eq!(super::settings(one), "MKL_CBWR=AVX2");
-        assert_eq!(super::settings(|_| None), "default");
+        assert_eq!(super::settings(&super::SETTINGS, one), "MKL_CBWR=AVX2");
+        assert_eq!(super::settings(&super::SETTINGS, |_| None), "default");
+    }
+
+    #[test]
+    fn a_gpu_is_told_by_all_that_its_bits_depend_on() {
+        let gpu = super::Gpu {
+            name: "NVIDIA H100 80GB HBM3".into(),
+            uuid: "GPU-1".into(),
+            capability: (9, 0),
+            processors: 132,
+            driver: "580.65.06, CUDA 13.0".into(),
+            libtorch: "2.11.0+cu130".into(),
+            ..super::Gpu::default()
+        };
+        let own = |name: &str| (name == "NVIDIA_TF32_OVERRIDE").then(|| "1".to_owned());
+        let text = super::of_gpu(&gpu, own).to_string();
+        let expected = format!(
+            "NVIDIA H100 80GB HBM3/sm_90x132/libtorch-2.11.0+cu130/ptv2-{}/driver 580.65.06, CUDA 13.0, \
+             NVIDIA_TF32_OVERRIDE=1",
+            ptv2_common::VERSION
+        );
+        assert_eq!(text, expected);
+        // Two GPUs of one kind compute the same bits.
+        let other = super::Gpu { uuid: "GPU-2".into(), bus: "1".into(), ..gpu.clone() };
+        assert_eq!(super::of_gpu(&other, |_| None), super::of_gpu(&gpu, |_| None));
     }
 }

@@ -29,7 +29,7 @@ mod transport;
 use crate::clock;
 use crate::collective::tcp::Listener;
 use crate::config::WorkerConfig;
-use crate::device::Choice;
+use crate::device::Gpu;
 use orders::Orders;
 use outbox::Outbox;
 use ptv2_common::error::Explained;
@@ -51,21 +51,30 @@ const ENVIRONMENT: [(&str, &str); 2] = [
     ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16384"),
 ];
 
+/// The same for a worker that may compute on a GPU.
+const GPU_ENVIRONMENT: [(&str, &str); 1] = [
+    // cuBLAS cuts long sums alike each time only within memory of a fixed size.
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+];
+
 /// Readies the process for computing: its environment, and an end with a message when any thread
-/// panics, since a missing compute thread would be waited for without end.
+/// panics, since a missing compute thread would be waited for without end. `may_be_gpu`: whether it may come to
+/// compute on one.
 ///
 /// # Errors
 /// When the program cannot start itself again.
 #[expect(clippy::disallowed_methods, reason = "the libraries' own settings, not ours")]
-pub fn prepare_process() -> Result<(), Explained> {
+pub fn prepare_process(may_be_gpu: bool) -> Result<(), Explained> {
     use std::os::unix::process::CommandExt;
+    let of_gpu: &[_] = if may_be_gpu { &GPU_ENVIRONMENT } else { &[] };
+    let environment = [&ENVIRONMENT, of_gpu].concat();
     let set = |(name, value): &(&str, &str)| std::env::var(name).is_ok_and(|found| found == *value);
-    if !ENVIRONMENT.iter().all(set) {
+    if !environment.iter().all(set) {
         // Too late to set in this process: the libraries have read it.
         let program = std::env::current_exe().map_err(|error| Explained::from_error(&error))?;
         let error = std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
-            .envs(ENVIRONMENT)
+            .envs(environment)
             .exec();
         return Err(Explained::new(format!("the worker cannot start itself again: {error}")));
     }
@@ -132,7 +141,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         worker: WorkerId::from_random(random),
         host: fingerprint::host(),
         version: ptv2_common::VERSION.into(),
-        fingerprint: fingerprint::of_cpu(),
+        fingerprint: fingerprint::of(config.gpu.as_ref()),
         device: config.compute.to_string(),
         slurm: config.slurm.clone(),
         visible_device: config.device.gpu.clone(),
@@ -141,7 +150,7 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         launch: config.launch.clone(),
         attached: None,
     };
-    introduce(&hello, &config.device);
+    introduce(&hello, &config);
     let pulse = Pulse::new(config.pulse_file.as_deref())?;
     if config.exit_with_parent {
         end_with_parent(shutdown.clone())?;
@@ -188,11 +197,18 @@ async fn listen(
 }
 
 /// Says where the worker is and what it computes on.
-fn introduce(hello: &Hello, device: &Choice) {
-    let Hello { host, threads, reduce_address, .. } = hello;
-    let gpu = hello.visible_device.as_ref().map(|gpu| gpu.name.as_str()).unwrap_or("none");
-    let why = &device.why;
-    tracing::info!(host, threads, %reduce_address, "computes on the CPU; GPU: {gpu} ({why})");
+fn introduce(hello: &Hello, config: &WorkerConfig) {
+    let Hello { host, threads, reduce_address, device, .. } = hello;
+    let why = &config.device.why;
+    if let Some(Gpu { name, uuid, bus, driver, libtorch, .. }) = &config.gpu {
+        tracing::info!(
+            host, threads, %reduce_address, uuid, bus, driver, libtorch,
+            "computes on {device}: {name} ({why})"
+        );
+    } else {
+        let gpu = hello.visible_device.as_ref().map(|gpu| gpu.name.as_str()).unwrap_or("none");
+        tracing::info!(host, threads, %reduce_address, "computes on the CPU; GPU: {gpu} ({why})");
+    }
     if let Some(slurm) = &hello.slurm {
         tracing::info!("{slurm}");
     }

@@ -46,7 +46,7 @@ class Run:
 class Daemon:
     """`ptv2d local` with a state folder of its own."""
 
-    def __init__(self, options, processes, state, workers, threads):
+    def __init__(self, options, processes, state, workers, threads, more=()):
         self.options, self.processes, self.state = options, processes, state
         self.threads = threads
         self.job_file = state.parent / f"{state.name}.toml"
@@ -55,6 +55,7 @@ class Daemon:
         command = [options.bin / "ptv2d", "local", "--workers", workers, "--threads", threads]
         command += ["--state", state, "--listen", "127.0.0.1:0"]
         command += [part for root in allowed for part in ("--allow", root.resolve())]
+        command += more
         self.process = processes.start(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         self.environment = dict(os.environ, PTV2_TOKEN_FILE=str(state / "token"))
         self.environment["PTV2_COORDINATOR"] = self.once(self.address)

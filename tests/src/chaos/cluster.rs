@@ -5,7 +5,7 @@ use super::clock::within;
 use super::proxy::{Diallers, Network, Node, Proxy};
 use super::pulses::{Pulse, Watch, trains};
 use super::signals::signal;
-use crate::e2e::harness::{Cluster, binary, coordinator_file, root};
+use crate::e2e::harness::{Cluster, binary, coordinator_file, device, root};
 use ptv2_common::place::PulseRecord;
 use std::fs::File;
 use std::io::Write;
@@ -132,7 +132,7 @@ impl Nest {
         assert!(place.worker.is_none(), "slot {slot} has a worker");
         place.reduction.leads_to(listen);
         let mut child = Command::new(binary("ptv2d"))
-            .args(["worker", "--threads", "1", "--exit-with-parent"])
+            .args(["worker", "--threads", "1", "--exit-with-parent", "--device", &device()])
             .args(["--coordinator", &format!("http://{}", place.session.address())])
             .args(["--reduce-listen", &listen.to_string()])
             .args(["--reduce-advertise", &place.reduction.address().to_string()])

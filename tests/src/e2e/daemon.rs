@@ -115,7 +115,6 @@ fn a_wrong_start_says_what_to_do() {
     fails(&["local", "--state", state, "--listen", "0.0.0.0:0"], "--insecure-listen");
     fails(&["local", "--state", state, "--allow", "/none"], "--allow");
     fails(&["worker", "--coordinator", "ftp://x"], "http://host:port");
-    fails(&["local", "--device", "cuda"], "cuda");
 }
 
 /// Each layer goes over the ones before, and each value says where it came from.

@@ -11,9 +11,11 @@ use tempfile::TempDir;
 /// A wait that takes longer than this is a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
 
-/// The repository.
+/// The repository; where the tests were carried to another machine, what of it was carried along.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    let compiled = || Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
+    ROOT.get_or_init(|| env("PTV2_TEST_ROOT").map_or_else(compiled, PathBuf::from))
 }
 
 /// The tiny random BERT of the goldens: 2 layers of 32, 80 positions.
@@ -51,6 +53,9 @@ pub(crate) fn minilm() -> &'static Path {
 /// The real SuperGLUE, or nothing, which the test then says. Where `PTV2_REQUIRE_SUPERGLUE` is set,
 /// its absence is a failure.
 pub(crate) fn superglue() -> Option<PathBuf> {
+    if let Some(data) = env("PTV2_TEST_DATA") {
+        return Some(data.into());
+    }
     let folder = root().join("../shared/superglue");
     if let Ok(folder) = folder.canonicalize() {
         return Some(folder);
@@ -62,14 +67,37 @@ pub(crate) fn superglue() -> Option<PathBuf> {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's configuration")]
-fn env(name: &str) -> Option<String> {
+pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
+}
+
+/// The libraries of a PyTorch with CUDA, where this machine has one.
+pub(crate) fn cuda_pytorch() -> Option<PathBuf> {
+    let named = env("PTV2_LIBTORCH_CUDA").map(PathBuf::from);
+    let venv = || {
+        let lib = Path::new(&env("HOME")?).join(".cache/ptv2/venv/lib");
+        let packages = |entry: std::fs::DirEntry| entry.path().join("site-packages/torch/lib");
+        std::fs::read_dir(lib).ok()?.flatten().map(packages).find(|lib| lib.is_dir())
+    };
+    let found = named.or_else(venv).filter(|lib| lib.join("libtorch_cuda.so").is_file());
+    if found.is_none() {
+        println!("skipped: no PyTorch with CUDA (`make venv`, or PTV2_LIBTORCH_CUDA)");
+    }
+    found
+}
+
+/// What workers of the tests compute on, unless a test says otherwise: the same on every machine.
+pub(crate) fn device() -> String {
+    env("PTV2_TEST_DEVICE").unwrap_or_else(|| "cpu".into())
 }
 
 /// Builds the binaries once and gives the path of one.
 pub(crate) fn binary(name: &str) -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
+        if let Some(carried) = env("PTV2_TEST_BIN") {
+            return carried.into();
+        }
         cargo(&["build", "--workspace", "--bins"]);
         // This test program lies in <target>/debug/deps.
         let program = std::env::current_exe().unwrap();
@@ -224,7 +252,7 @@ impl Cluster {
         command
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["local", "--workers", &workers.to_string(), "--threads", &threads.to_string()])
-            .args(["--listen", listen])
+            .args(["--listen", listen, "--device", &device()])
             .arg("--state")
             .arg(self.state())
             .arg("--allow")
@@ -289,10 +317,13 @@ impl Cluster {
     /// The same without waiting for it: it may die at once.
     pub(crate) fn start_worker(&mut self, threads: u32, more: &[&str]) {
         let number = self.workers.len();
+        let own = device();
+        let device: &[&str] = if more.contains(&"--device") { &[] } else { &["--device", &own] };
         let child = Command::new(&self.program)
             .args(["worker", "--threads", &threads.to_string(), "--coordinator", &self.url()])
             .arg("--token-file")
             .arg(self.state().join("worker-token"))
+            .args(device)
             .args(more)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(self.log(&format!("worker-{number}.log")))

@@ -8,6 +8,7 @@ mod bad_moments;
 mod chaos;
 mod client;
 mod clock;
+mod cuda;
 mod daemon;
 mod disks;
 mod elastic;

@@ -27,7 +27,9 @@ impl Local {
     pub(super) fn new(told: Told, hub: Vec<OsString>) -> Self {
         let Told { program, coordinator, token_file, threads, ca_fingerprint } = told;
         let ca_file = None;
-        let process = WorkerProcess { program, coordinator, ca_file, token_file, threads, hub };
+        let device = Vec::new();
+        let process =
+            WorkerProcess { program, coordinator, ca_file, token_file, threads, device, hub };
         Self { process, ca_fingerprint, running: BTreeMap::new() }
     }
 

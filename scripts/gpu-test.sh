@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Checks ptv2 on a GPU, and measures it against PEFT: ./gpu-test.sh, in the folder of `make gpu-bundle`
+#
+# Needs NVIDIA's driver 580 or newer and a python3 with PyTorch 2.11.0 for CUDA 13; for the comparison also its
+# packages transformers, peft, safetensors and tokenizers. Nothing is installed, nothing is fetched. The report is
+# report.md in the current folder.
+#
+# PYTHON    the Python whose PyTorch is used (default: python3)
+# DEVICE    cuda:0 (default), another one, or cpu: all that a processor can do, in small shapes
+# REPORT    where the report goes (default: report.md)
+# ONLY      checks whose names have this in them, for example ONLY=t10
+# SLICES    of each of our batches in the comparison (default: 1)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3} device=${DEVICE:-cuda:0} report=$(realpath "${REPORT:-report.md}")
+fail() { printf 'error: %s\n' "$1" >&2; exit 1; }
+
+case $device in
+  cpu | cuda:[0-9]*) ;;
+  *) fail "DEVICE is \`$device\`; expected cpu or cuda:N" ;;
+esac
+command -v "$python" >/dev/null || fail "$python is missing; name a Python with PyTorch 2.11.0 by PYTHON=…"
+# Where PyTorch lies, without importing it.
+torch=$("$python" -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")')
+[ -e "$torch/lib/libtorch_cpu.so" ] || fail "$python has no PyTorch; install it: $python -m pip install torch==2.11.0"
+version=$(sed -n "s/^__version__ = '\(.*\)'/\1/p" "$torch/version.py")
+case $version in
+  2.11.*) ;;
+  *) fail "$python has PyTorch $version; these programs are made for 2.11.0: $python -m pip install torch==2.11.0" ;;
+esac
+# The programs' libtorch is PyTorch's own, with its part for GPUs beside it.
+export LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} PTV2_LIBTORCH_CUDA=$torch/lib
+found=$("$here/bin/ptv2d" devices) || fail "the programs do not run beside PyTorch $version in $torch"
+if [ "$device" != cpu ] && ! grep -q "^cuda:.*driver" <<<"$found"; then
+  printf '%s\n' "$found" >&2
+  fail "no GPU can be computed on, for the reason above; DEVICE=cpu runs what a processor can"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# The tests see the bundle as their repository, with their data and the large backbone in it.
+cp -r "$here/repository" "$work/repository"
+# As a worker has it.
+export CUBLAS_WORKSPACE_CONFIG=:4096:8
+export PTV2_TEST_DEVICE=$device PTV2_TEST_BIN=$here/bin PTV2_TEST_ROOT=$work/repository
+export PTV2_TEST_DATA=$here/data PTV2_TEST_REPORT=$work/checks.md
+has() { "$python" -c "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, sys.argv[1:])))" "$@"; }
+compare() {
+  "$python" "$here/repository/tests/peers/gpu.py" --bin "$here/bin" --tokenizer "$here/tokenizer" \
+    --work "$work/repository/large" --device "$device" --slices "${SLICES:-1}" "$@"
+}
+can_compare=yes
+has safetensors tokenizers || can_compare=
+if [ -n "$can_compare" ]; then
+  compare --backbone-only
+fi
+
+{
+  echo "# ptv2 on $device"
+  echo
+  echo "$(date -u +%Y-%m-%d), ptv2 $(cat "$here/VERSION"), PyTorch $version, $(uname -m), $(nproc) processors."
+  echo
+  echo '```'
+  printf '%s\n' "$found"
+  echo '```'
+  echo
+  echo "| check | result | figures | time |"
+  echo "|---|---|---|---|"
+} >"$report"
+status=0
+"$here/bin/ptv2-tests" "gpu::${ONLY:-}" --ignored --test-threads 1 || status=1
+cat "$PTV2_TEST_REPORT" >>"$report" || { echo "| all | FAIL | no check ran | |" >>"$report"; status=1; }
+{
+  echo
+  echo "## Against PEFT with bf16 autocast, in turn"
+  echo
+} >>"$report"
+if [ -n "${ONLY:-}" ]; then
+  echo "Not measured: some checks only." >>"$report"
+elif [ -z "$can_compare" ]; then
+  echo "Not measured: $python lacks safetensors or tokenizers." >>"$report"
+elif ! compare --report "$report"; then
+  echo "It failed; what it said stands in the terminal." >>"$report"
+  status=1
+fi
+echo
+cat "$report"
+echo "gpu-test: the report is $report"
+exit $status

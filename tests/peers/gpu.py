@@ -1,0 +1,237 @@
+"""ptv2 against PEFT with bf16 autocast on the same GPU, in turn, on a random backbone of BERT-large's shape.
+
+    gpu.py --bin DIR --tokenizer DIR --work DIR [--device cuda:N|cpu] [--report FILE]
+
+A part of `gpu-test.sh`, which knows the folders. Rows are random words, all of 128 tokens or more, so that each
+sequence has 128. Prefixes of 20 and 128, batches of 32 and 128 rows; each turn's first steps are dropped; medians of all
+others. Besides: the card's best bf16 product, as torch makes it, and from submit to the first step of a warm worker.
+On the processor (`--device cpu`) shapes are small, and figures mean nothing: it shows that the program runs.
+Needs torch, transformers, peft, tokenizers and safetensors; where PEFT is missing, ours alone is measured.
+"""
+
+import argparse
+import importlib.util
+import json
+import random
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import backbone
+from measure import Problem, operations
+from measure.ours import Daemon
+from measure.processes import Processes, Talker
+
+TOKENS, SEED = 128, 11
+TARGET_RATIO, TARGET_SHARE, TARGET_FIRST_S = 2.0, 0.5, 1.0
+# Rows x inner x columns of the products by which the card's rate is measured.
+PRODUCTS = [(8192, 8192, 8192), (16384, 4096, 4096), (4096, 1024, 4096), (16384, 1024, 4096)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and how often."""
+
+    config: dict
+    prefixes: tuple
+    batches: tuple
+    rounds: int
+    # Steps of a turn, and how many of them are dropped.
+    steps: int
+    dropped: int
+    rows: int
+    repeats: int
+
+
+def large():
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    return Plan(backbone.CONFIG | sizes, (20, 128), (32, 128), 3, 14, 4, 2048, 50)
+
+
+def small():
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    return Plan(backbone.CONFIG | sizes, (4,), (4, 8), 2, 3, 1, 64, 2)
+
+
+def make_rows(folder, tokenizer, count):
+    """Rows of RTE's form out of whole words of the vocabulary, longer than what is read of them."""
+    words = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    words = sorted(word for word in words if word.isascii() and word.isalpha() and len(word) > 2)
+    chance = random.Random(SEED)
+    said = lambda: " ".join(chance.choices(words, k=TOKENS))
+    (folder / "RTE").mkdir(parents=True, exist_ok=True)
+    for split, rows in (("train", count), ("val", 32)):
+        lines = []
+        for idx in range(rows):
+            label = chance.choice(["entailment", "not_entailment"])
+            lines.append(json.dumps({"premise": said(), "hypothesis": said(), "label": label, "idx": idx}))
+        (folder / "RTE" / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def product_rate(device, repeats):
+    """Prints the best rate of a bf16 product in operations a second, and its shape: a process of its own."""
+    import torch
+
+    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    best = (0.0, "")
+    for shape in PRODUCTS if device != "cpu" else [(512, 512, 512)]:
+        rows, inner, columns = shape
+        left = torch.randn(rows, inner, device=device, dtype=torch.bfloat16)
+        right = torch.randn(inner, columns, device=device, dtype=torch.bfloat16)
+        for _ in range(3):
+            left @ right
+        wait()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            left @ right
+        wait()
+        rate = 2 * rows * inner * columns * repeats / (time.perf_counter() - began)
+        best = max(best, (rate, "x".join(map(str, shape))))
+    print(json.dumps(best))
+
+
+class Ours:
+    """Jobs of one shape on a daemon that stays."""
+
+    def __init__(self, daemon, plan, folders):
+        self.daemon, self.plan, self.folders = daemon, plan, folders
+        self.first_step_s = None
+
+    def rates(self, prefix, batch, slices):
+        """Rows a second of each step of a job, without the first ones."""
+        settings = {
+            "task": "superglue/rte",
+            "backbone.path": self.folders.backbone.resolve(),
+            "backbone.precision": "bf16",
+            "data.root": self.folders.data.resolve(),
+            "method.pre_seq_len": prefix,
+            "training.batch_size": batch,
+            "training.slices": slices,
+            "training.max_steps": self.plan.steps,
+        }
+        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+        submitted_at = time.time()
+        status = self.daemon.ctl("submit", self.daemon.job_file, *sets, "--follow")
+        if status["state"] != "succeeded":
+            raise Problem(f"a job ended as {status['state']}: {status.get('reason_text')}")
+        # `first_step_s` counts from the moment of this event, when the job had been checked.
+        events = self.daemon.ctl("events", status["id"])
+        accepted = next(one for one in events if one["kind"] == "submitted")["unix_ms"] / 1000
+        self.first_step_s = accepted + status["timings"]["first_step_s"] - submitted_at
+        rows = [row for row in self.daemon.ctl("metrics", status["id"]) if "loss" in row]
+        return [row["rows_per_s"] for row in rows][self.plan.dropped :]
+
+
+def peer_rates(peer, plan, batch):
+    """The same of PEFT."""
+    found = peer.ask(do="train", steps=plan.steps)["seconds"]
+    return [batch / seconds for seconds in found][plan.dropped :]
+
+
+def measure(options, plan, folders, processes):
+    """Rates by prefix and batch, of both, and the time to the first step of a warm worker."""
+    has_peft = all(importlib.util.find_spec(name) for name in ("peft", "transformers"))
+    paths = SimpleNamespace(bin=options.bin, data=folders.data, small=folders.backbone, base=folders.backbone)
+    daemon = Daemon(paths, processes, folders.state, 1, 1, ("--device", options.device))
+    ours, found = Ours(daemon, plan, folders), {}
+    for prefix in plan.prefixes:
+        for batch in plan.batches:
+            own, theirs, memory = [], [], None
+            peer = None
+            if has_peft:
+                command = [sys.executable, Path(__file__).with_name("peer.py"), folders.backbone, "rte", folders.data]
+                command += ["--precision", "bf16", "--padding", "128", "--device", options.device]
+                peer = Talker(processes, [*command, "--prefix", str(prefix), "--batch", str(batch)])
+            for _ in range(plan.rounds):
+                own += ours.rates(prefix, batch, options.slices)
+                if peer:
+                    theirs += peer_rates(peer, plan, batch)
+            if peer:
+                memory = peer.ask(do="memory")["peak_bytes"]
+                peer.end()
+            found[prefix, batch] = (own, theirs, memory)
+    daemon.end()
+    return found, ours.first_step_s
+
+
+def median(rates):
+    return statistics.median(rates) if rates else None
+
+
+def row(what, own, theirs, ratio, target, is_met):
+    met = "" if is_met is None else ("yes" if is_met else "no")
+    return f"| {what} | {own} | {theirs} | {ratio} | {target} | {met} |"
+
+
+def table(options, plan, found, first_step_s, rate):
+    """The figures as Markdown."""
+    is_real = options.device != "cpu"
+    shape = operations.Shape.of(plan.config)
+    lines = ["| what | ptv2 bf16 | PEFT bf16 autocast | ratio | target | met? |", "|---|---|---|---|---|---|"]
+    for (prefix, batch), (own, theirs, memory) in found.items():
+        ours, peers = median(own), median(theirs)
+        what = f"P = {prefix}, batch {batch}: rows/s (median of {len(own)} steps)"
+        said = f"{peers:.1f}, at most {memory / 2**30:.1f} GiB" if peers else "not installed"
+        ratio = ours / peers if peers else None
+        # Asked for at the smaller batch.
+        asked = is_real and ratio and batch == min(plan.batches)
+        goal = (f"≥ {TARGET_RATIO}", ratio >= TARGET_RATIO) if asked else ("", None)
+        lines.append(row(what, f"{ours:.1f}", said, f"{ratio:.2f}" if ratio else "", *goal))
+        share = ours * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
+        asked = is_real and batch == max(plan.batches)
+        goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
+        what = f"P = {prefix}, batch {batch}: share of the card's bf16 product rate"
+        lines.append(row(what, f"{share:.0%}", "", "", *goal))
+    goal = (f"< {TARGET_FIRST_S} s", first_step_s < TARGET_FIRST_S) if is_real else ("", None)
+    lines.append(row("submit to first step, warm", f"{first_step_s:.2f} s", "", "", *goal))
+    lines.append(row(f"the card's bf16 product, {rate[1]}", f"{rate[0] / 1e12:.1f} TFLOP/s", "", "", "", None))
+    return lines
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--bin", type=Path, help="folder of ptv2d and ptv2ctl")
+    parser.add_argument("--tokenizer", type=Path, help="folder with BERT's tokenizer.json")
+    parser.add_argument("--work", type=Path, help="folder for backbone, rows and state")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--slices", type=int, default=1, help="of each of our batches")
+    parser.add_argument("--report", type=Path, help="file that the table is added to")
+    parser.add_argument("--backbone-only", action="store_true", help="make the backbone, measure nothing")
+    parser.add_argument("--product-rate", type=int, metavar="REPEATS", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main():
+    options = arguments()
+    if options.product_rate:
+        product_rate(options.device, options.product_rate)
+        return
+    plan = small() if options.device == "cpu" else large()
+    work = options.work.resolve()
+    folders = SimpleNamespace(backbone=work / "backbone", data=work / "data", state=work / "state")
+    backbone.make(folders.backbone, plan.config, options.tokenizer)
+    if options.backbone_only:
+        return
+    make_rows(folders.data, options.tokenizer, plan.rows)
+    command = [sys.executable, __file__, "--device", options.device, "--product-rate", str(plan.repeats)]
+    rate = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    processes = Processes(work)
+    try:
+        found, first_step_s = measure(options, plan, folders, processes)
+    except Problem as problem:
+        sys.exit(f"error: {problem}")
+    finally:
+        processes.end_all()
+    text = "\n".join(table(options, plan, found, first_step_s, rate)) + "\n"
+    print(text)
+    if options.report:
+        with options.report.open("a", encoding="utf-8") as report:
+            report.write(text)
+
+
+if __name__ == "__main__":
+    main()

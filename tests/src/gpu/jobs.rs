@@ -1,0 +1,83 @@
+//! Checks by whole jobs through the real programs.
+
+use crate::e2e::harness::{Cluster, device, hash, root, superglue, tiny_cb};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// Jobs that are run again and again.
+const RUNS: usize = 3;
+
+fn data() -> PathBuf {
+    superglue().expect("rows of CB")
+}
+
+/// A cluster of workers on the device.
+fn cluster(workers: usize) -> Cluster {
+    let mut cluster = Cluster::by_file(&data());
+    for _ in 0..workers {
+        cluster.worker(1, &[]);
+    }
+    for worker in cluster.json(&["workers"]).as_array().unwrap() {
+        assert_eq!(worker["device"], device().as_str(), "{worker:#}");
+    }
+    cluster
+}
+
+/// Both precisions, on one worker again and on another one.
+pub(super) fn repeated_runs() -> String {
+    let job = tiny_cb(&data(), "");
+    let (one, other) = (cluster(1), cluster(1));
+    let mut found = Vec::new();
+    for precision in ["fp32", "bf16"] {
+        let precise = format!("backbone.precision={precision}");
+        let run = |cluster: &Cluster| hash(&cluster.run(&job, &["--set", &precise]));
+        let expected = run(&one);
+        for _ in 1..RUNS {
+            assert_eq!(run(&one), expected, "{precision}, on the same worker");
+        }
+        assert_eq!(run(&other), expected, "{precision}, on another worker");
+        found.push(format!("{precision} {}", &expected[..12]));
+    }
+    found.join(", ")
+}
+
+/// Two processes on one device give what one gives.
+pub(super) fn two_workers() -> String {
+    let job = tiny_cb(&data(), "");
+    let alone = hash(&cluster(1).run(&job, &[]));
+    let pair = cluster(2).run(&job, &["--workers", "2"]);
+    assert_eq!(hash(&pair), alone);
+    format!("the hash of one worker, {}", &alone[..12])
+}
+
+/// One slice that no card has room for: the job fails and says so, and the next one is done.
+pub(super) fn too_much() -> String {
+    let cluster = cluster(1);
+    let large = root().join("large/backbone");
+    let job = format!(
+        "task = \"superglue/cb\"\nbackbone.path = {large:?}\n\
+         data = {{ root = {:?}, max_seq_length = 384 }}\nmethod.pre_seq_len = 128\n\
+         training = {{ max_steps = 1, batch_size = 4096, learning_rate = 1e-2, slices = 1 }}\n",
+        data()
+    );
+    let file = cluster.file("job.toml", &job);
+    let run = cluster.ctl(&["submit", &file, "--wait", "--output", "json"]);
+    let status: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(status["state"], "failed", "{status:#}");
+    let said = status["reason_text"].as_str().unwrap_or_default().to_owned();
+    assert!(said.contains("memory"), "{status:#}");
+    let workers = cluster.json(&["workers"]);
+    cluster.run(&tiny_cb(&data(), ""), &[]);
+    assert_eq!(cluster.json(&["workers"])[0]["id"], workers[0]["id"], "the worker lives");
+    said
+}
+
+/// The second job finds everything loaded.
+pub(super) fn warm_start() -> String {
+    let (cluster, job) = (cluster(1), tiny_cb(&data(), ""));
+    let first = |status: &Value| status["timings"]["first_step_s"].as_f64().unwrap();
+    let cold = first(&cluster.run(&job, &[]));
+    let warm = first(&cluster.run(&job, &["--set", "training.seed=7"]));
+    assert!(warm < 1.0, "{warm} s");
+    format!("{warm:.2} s; the first one {cold:.2} s")
+}

@@ -1,0 +1,76 @@
+//! What is checked on a GPU, by `gpu-test.sh` of `make gpu-bundle`: each check is a test that is ignored
+//! elsewhere, and leaves a line in the report. `PTV2_TEST_DEVICE=cpu` runs all that a processor can.
+
+mod jobs;
+mod nccl;
+mod report;
+
+use crate::e2e::harness;
+use report::check;
+use std::sync::OnceLock;
+
+/// Whether a GPU is what is checked; says so where not.
+fn on_gpu() -> bool {
+    let is_gpu = harness::device().starts_with("cuda");
+    if !is_gpu {
+        println!("skipped: PTV2_TEST_DEVICE is {}", harness::device());
+    }
+    is_gpu
+}
+
+/// What this process computes on, as a worker readies itself for it.
+fn device() -> tch::Device {
+    static READY: OnceLock<tch::Device> = OnceLock::new();
+    *READY.get_or_init(|| {
+        let name = harness::device();
+        let Some(index) = name.strip_prefix("cuda:") else { return tch::Device::Cpu };
+        let index = index.parse().unwrap();
+        let gpu =
+            ptv2_daemon::cuda::ready(index, harness::cuda_pytorch().as_deref(), &harness::env);
+        println!("{}", gpu.unwrap());
+        tch::Device::Cuda(index as usize)
+    })
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t10_repeated_runs_have_one_hash() {
+    check("one hash for repeated runs", jobs::repeated_runs);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t20_two_workers_share_the_device_over_tcp() {
+    check("two workers on one device, over TCP", jobs::two_workers);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t30_too_much_for_the_memory_is_told_and_survived() {
+    if on_gpu() {
+        check("out of memory is told, and the worker goes on", jobs::too_much);
+    }
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t40_a_warm_worker_begins_soon() {
+    check("submit to first step, warm, tiny backbone", jobs::warm_start);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t50_nccl_connects_reduces_aborts_and_connects_again() {
+    if on_gpu() {
+        check("NCCL, a group of one: connect, reduce, abort, connect again", nccl::a_group_of_one);
+    }
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t90_faults_change_no_bit() {
+    check("chaos, short form", || {
+        crate::chaos::short();
+        "no bit changed".into()
+    });
+}
