@@ -20,6 +20,7 @@ mod keeping;
 mod launcher;
 mod limits;
 mod methods;
+mod on_device;
 mod one_hash;
 pub(crate) mod real_data;
 mod recipes;
