@@ -13,6 +13,9 @@ const LENGTH_BYTES: u64 = 8;
 /// Bytes of a header at most. The format allows 100 million, which would take many times as much memory; a
 /// tensor takes a hundred, and the largest encoders have a thousand tensors.
 const HEADER_BYTES_MAX: u64 = 4 << 20;
+/// Commas and opening brackets of a header at most: a value takes dozens of bytes while it is parsed. A tensor has
+/// some eight.
+const HEADER_VALUES_MAX: usize = 100_000;
 /// What transformers puts before the names of an encoder that is part of a larger model.
 const PREFIXES: [&str; 4] = ["bert.", "roberta.", "mpnet.", "deberta."];
 
@@ -87,6 +90,11 @@ impl Header {
         }
         let mut header = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         read(&mut header)?;
+        let values = header.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        if values > HEADER_VALUES_MAX {
+            return Err(refused("the weights' header holds too many values".into())
+                .expected(format!("{HEADER_VALUES_MAX} commas and opening brackets at most")));
+        }
         let tensors: Metadata = serde_json::from_slice(&header)
             .map_err(|error| refused(format!("the weights' header cannot be read: {error}")))?;
         let whole = (LENGTH_BYTES + length).saturating_add(tensors.data_len() as u64);
@@ -196,6 +204,15 @@ mod tests {
             assert_eq!(shapes.len(), 5 + 2 * 16 + 2);
             WeightFiles::open(&folder).unwrap().check(&shapes).unwrap();
         }
+    }
+
+    #[test]
+    fn a_header_of_a_million_values_is_refused_before_it_is_parsed() {
+        let shape = vec![1; 1_000_000];
+        let header = json!({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}});
+        let error = parse(&file(&header, 4)).err().unwrap();
+        assert_eq!(error.what, "the weights' header holds too many values");
+        assert!(error.hint.is_some());
     }
 
     #[test]

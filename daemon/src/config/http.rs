@@ -71,7 +71,7 @@ impl Default for HttpConfig {
             headers_max: 100,
             body_bytes_max: 1 << 20,
             body_timeout: Duration::from_secs(30),
-            held_bytes_max: 12 << 20,
+            held_bytes_max: 8 << 20,
             answer_timeout: Duration::from_secs(600),
             write_timeout: Duration::from_secs(30),
             streams_max: 1024,

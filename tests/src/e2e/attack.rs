@@ -31,7 +31,7 @@ fn what_others_wrote_steers_no_terminal() {
 
 /// All attacks at full length; the table lands in `target/attacks.md`.
 #[test]
-#[ignore = "six minutes; make test-attack"]
+#[ignore = "three minutes; make test-attack"]
 fn all_attacks_at_full_length() {
     let Some(data) = superglue() else { return };
     let target = Target::start(&data);
