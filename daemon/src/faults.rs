@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
 //! | `state=N` | one bit of the tuned state flips after step N, once |
+//! | `on-device` | steps are made by torch operators alone, as on a GPU, though on the processor |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
@@ -53,11 +54,23 @@ pub(crate) fn nccl_on_cpu() -> bool {
     value("nccl").is_some()
 }
 
+/// Whether steps are made as on a GPU, though on the processor.
+#[cfg(feature = "torch")]
+pub(crate) fn steps_on_device() -> bool {
+    value("on-device").is_some()
+}
+
+/// Whether a bit of the state is to flip after this step.
+#[cfg(feature = "torch")]
+pub(crate) fn spoils(step: u64) -> bool {
+    value("state") == Some(step)
+}
+
 /// Flips a bit of the state after the wanted step.
 #[cfg(feature = "torch")]
 pub(crate) fn spoil_state(state: &mut crate::numerics::state::TunedState) {
     static DONE: AtomicBool = AtomicBool::new(false);
-    if value("state") == Some(state.step) && first(&DONE) {
+    if spoils(state.step) && first(&DONE) {
         let middle = state.values.len() / 2;
         state.values[middle] = f32::from_bits(state.values[middle].to_bits() ^ 1);
     }

@@ -21,6 +21,8 @@ mod parity_backbones;
 #[cfg(test)]
 mod parity_bf16;
 #[cfg(test)]
+mod parity_device;
+#[cfg(test)]
 mod scale;
 #[cfg(test)]
 mod slurm;

@@ -29,18 +29,7 @@ impl AdamW {
         learning_rate: f64,
     ) {
         state.step += 1;
-        let steps = state.steps_of_run();
-        let correction1 = 1.0 - power(self.beta1, steps);
-        let correction2 = 1.0 - power(self.beta2, steps);
-        let settings = Settings {
-            step_size: single(learning_rate * correction2.sqrt() / correction1),
-            decay: single(learning_rate * self.weight_decay),
-            beta1: single(self.beta1),
-            beta2: single(self.beta2),
-            rest1: single(1.0 - self.beta1),
-            rest2: single(1.0 - self.beta2),
-            epsilon: single(self.epsilon),
-        };
+        let settings = self.settings(state.steps_of_run(), learning_rate);
         for tensor in layout.tensors() {
             let decay = if tensor.decay { settings.decay } else { 0.0 };
             let settings = Settings { decay, ..settings };
@@ -53,17 +42,35 @@ impl AdamW {
             );
         }
     }
+
+    /// The numbers of a run's step, counted from 1.
+    pub(crate) fn settings(&self, step: u64, learning_rate: f64) -> Settings {
+        let correction1 = 1.0 - power(self.beta1, step);
+        let correction2 = 1.0 - power(self.beta2, step);
+        Settings {
+            step_size: single(learning_rate * correction2.sqrt() / correction1),
+            decay: single(learning_rate * self.weight_decay),
+            beta1: single(self.beta1),
+            beta2: single(self.beta2),
+            rest1: single(1.0 - self.beta1),
+            rest2: single(1.0 - self.beta2),
+            epsilon: single(self.epsilon),
+        }
+    }
 }
 
-#[derive(Clone, Copy)]
-struct Settings {
-    step_size: f32,
-    decay: f32,
-    beta1: f32,
-    beta2: f32,
-    rest1: f32,
-    rest2: f32,
-    epsilon: f32,
+/// What AdamW's numbers come to at one step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) step_size: f32,
+    /// For tensors that decay.
+    pub(crate) decay: f32,
+    pub(crate) beta1: f32,
+    pub(crate) beta2: f32,
+    /// 1 - β₁, likewise 1 - β₂.
+    pub(crate) rest1: f32,
+    pub(crate) rest2: f32,
+    pub(crate) epsilon: f32,
 }
 
 impl Settings {

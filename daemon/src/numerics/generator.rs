@@ -12,7 +12,9 @@
 //! | 3 | bits 0 to 31 of the time: a step for dropout, an epoch for shuffles |
 
 /// Philox4x32-10's.
-pub(super) const ROUNDS: usize = 10;
+pub(crate) const ROUNDS: usize = 10;
+/// The factors of its products.
+pub(crate) const FACTORS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 
 /// What numbers are drawn for; each purpose has streams of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +56,12 @@ impl Stream {
 
     /// Where a block stands.
     #[inline(always)]
-    pub(super) fn counter(&self, block: u32) -> [u32; 4] {
+    pub(crate) fn counter(&self, block: u32) -> [u32; 4] {
         [block, self.place[0], self.place[1], self.place[2]]
     }
 
     #[inline(always)]
-    pub(super) fn key(&self) -> [u32; 2] {
+    pub(crate) fn key(&self) -> [u32; 2] {
         self.key
     }
 
@@ -114,8 +116,8 @@ fn philox(counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 #[inline(always)]
 pub(super) fn philox_round(words: [u64; 4], key: [u32; 2]) -> [u64; 4] {
     let low = u64::from(u32::MAX);
-    let product0 = (words[0] & low) * 0xD251_1F53;
-    let product1 = (words[2] & low) * 0xCD9E_8D57;
+    let product0 = (words[0] & low) * u64::from(FACTORS[0]);
+    let product1 = (words[2] & low) * u64::from(FACTORS[1]);
     [
         (product1 >> 32) ^ words[1] ^ u64::from(key[0]),
         product1,
@@ -126,7 +128,7 @@ pub(super) fn philox_round(words: [u64; 4], key: [u32; 2]) -> [u64; 4] {
 
 /// The key of the round after.
 #[inline(always)]
-pub(super) fn next_key(key: [u32; 2]) -> [u32; 2] {
+pub(crate) fn next_key(key: [u32; 2]) -> [u32; 2] {
     [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)]
 }
 

@@ -10,9 +10,9 @@ use half::bf16;
 use pulp::{Arch, NullaryFnOnce};
 
 /// Blocks that are computed side by side.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 /// Numbers of one group: each block holds eight of 16 bits.
-const GROUP: usize = 8 * LANES;
+pub(crate) const GROUP: usize = 8 * LANES;
 
 /// A kind of number that a factor can be.
 pub trait Factor: Copy {
@@ -56,13 +56,15 @@ impl Factor for bf16 {
 
 /// What a 16-bit number becomes.
 #[derive(Debug, Clone, Copy)]
-struct Levels<T> {
+pub(crate) struct Levels<T> {
     /// Numbers below it become 0.
-    kept_from: u16,
+    pub(crate) kept_from: u16,
     /// Of the others, those up to it become `low`.
-    low_to: u16,
-    low: T,
-    high: T,
+    pub(crate) low_to: u16,
+    /// The lower factor of what is kept.
+    pub(crate) low: T,
+    /// The higher one: the same where the kind is fine enough.
+    pub(crate) high: T,
 }
 
 impl<T: Factor> Levels<T> {
@@ -70,7 +72,7 @@ impl<T: Factor> Levels<T> {
     /// 1 / (1 - p). bf16 has eight bits, so there it becomes one of the two nearest numbers, in such
     /// shares that the mean over all 65536 numbers is 1 (to within 1e-5 / (1 - p)): the nearest
     /// number alone would shrink or stretch all activations by up to 0.4 %.
-    fn new(p: f64) -> Self {
+    pub(crate) fn new(p: f64) -> Self {
         let all = 65_536.0;
         let dropped = (p * all).round().clamp(0.0, all - 1.0);
         let kept = all - dropped;

@@ -65,6 +65,25 @@ pub fn sum(node: Node, leaf: &mut impl FnMut(u32) -> Vec<f32>) -> Vec<f32> {
     }
 }
 
+/// As [`sum`], of whatever can be added, which may fail.
+///
+/// # Errors
+/// Those of `leaf` and `add`.
+pub fn fold<T, E>(
+    node: Node,
+    leaf: &mut impl FnMut(u32) -> Result<T, E>,
+    add: &mut impl FnMut(T, T) -> Result<T, E>,
+) -> Result<T, E> {
+    match node.children() {
+        None => leaf(node.start),
+        Some((left, right)) => {
+            let total = fold(left, leaf, add)?;
+            let other = fold(right, leaf, add)?;
+            add(total, other)
+        }
+    }
+}
+
 /// Sums partial sums that tile the slices, in tree order. `None` when they do not tile them.
 pub fn combine(slices: u32, parts: &BTreeMap<Node, Vec<f32>>) -> Option<Vec<f32>> {
     gather(Node::root(slices), parts)
@@ -111,6 +130,12 @@ mod tests {
             })
             .collect();
         assert_eq!(sum(Node::root(5), &mut values), expected);
+        let mut add = |mut total: Vec<f32>, other: Vec<f32>| {
+            add(&mut total, &other);
+            Ok::<_, ()>(total)
+        };
+        let folded = fold(Node::root(5), &mut |slice| Ok(values(slice)), &mut add);
+        assert_eq!(folded, Ok(expected));
     }
 
     proptest! {

@@ -1,11 +1,13 @@
 //! Dropout whose masks follow from the job alone: (seed, step, slice, site, element).
 
 use super::Result;
-use crate::numerics::generator::{Purpose, Stream};
+use super::masks::{Masks, Place, Wanted};
+use crate::numerics::generator::Stream;
 use crate::numerics::masks::Factor;
 use bytemuck::{Pod, cast_slice};
 use half::bf16;
-use tch::{Kind, Tensor};
+use std::sync::{Arc, Mutex, PoisonError};
+use tch::{Device, Kind, Tensor};
 
 /// Where a mask is applied. Each place has a number of its own within a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,26 +61,52 @@ pub struct Rates {
 }
 
 /// The dropout of one slice of one step, or none at all.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Dropout {
     keyed: Option<Keyed>,
+    /// What computes factors on a device; without it, the host does.
+    masks: Option<SharedMasks>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Keyed {
     rates: Rates,
-    seed: u64,
-    step: u64,
-    slice: u16,
+    place: Place,
+}
+
+/// Computes factors on a device, and knows which to expect.
+#[derive(Debug, Clone)]
+pub struct SharedMasks(Arc<Mutex<Masks>>);
+
+impl SharedMasks {
+    /// Of a device; nothing is expected yet.
+    pub fn new(device: Device) -> Self {
+        Self(Arc::new(Mutex::new(Masks::new(device))))
+    }
+
+    fn with<T>(&self, ask: impl FnOnce(&mut Masks) -> T) -> T {
+        ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Dropout {
     /// No dropout, as in evaluation.
-    pub const OFF: Self = Self { keyed: None };
+    pub const OFF: Self = Self { keyed: None, masks: None };
 
     /// The masks of a slice of a step.
     pub fn new(rates: Rates, seed: u64, step: u64, slice: u16) -> Self {
-        Self { keyed: Some(Keyed { rates, seed, step, slice }) }
+        Self { keyed: Some(Keyed { rates, place: Place { seed, step, slice } }), masks: None }
+    }
+
+    /// The same masks, computed on a device, for a slice of so many sequences of such a length.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn on_device(self, masks: &SharedMasks, shape: [i64; 2]) -> Result<Self> {
+        if let Some(Keyed { place, .. }) = self.keyed {
+            masks.with(|masks| masks.begin(place, shape))?;
+        }
+        Ok(Self { masks: Some(masks.clone()), ..self })
     }
 
     /// Applies inverted dropout: elements become 0, or are divided by the share that is kept.
@@ -105,7 +133,7 @@ impl Dropout {
 
     /// What each element is multiplied by, in the tensor's own kind.
     fn factors(&self, tensor: &Tensor, site: Site) -> Result<Option<Tensor>> {
-        let Some(Keyed { rates, seed, step, slice }) = self.keyed else { return Ok(None) };
+        let Some(Keyed { rates, place }) = self.keyed else { return Ok(None) };
         let rate = match site {
             Site::Embeddings
             | Site::AttentionOutput(_)
@@ -119,7 +147,13 @@ impl Dropout {
         if rate <= 0.0 {
             return Ok(None);
         }
-        let stream = Stream::new(seed, Purpose::Dropout, step, slice, site.number());
+        let (site, kind) = (site.number(), tensor.kind());
+        if let Some(masks) = &self.masks {
+            let wanted = Wanted { site, rate, kind, count: tensor.numel() };
+            let flat = masks.with(|masks| masks.take(wanted))?;
+            return Ok(Some(flat.f_view(&tensor.size()[..])?));
+        }
+        let stream = place.stream(site);
         Ok(Some(if tensor.kind() == Kind::BFloat16 {
             filled::<bf16>(&stream, rate, tensor)?
         } else {
@@ -139,7 +173,6 @@ fn filled<T: Factor + Pod>(stream: &Stream, rate: f64, like: &Tensor) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     const RATES: Rates = Rates { hidden: 0.3, attention: 0.2, prefix: 0.1, head: 0.5 };
 

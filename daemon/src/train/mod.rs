@@ -8,12 +8,17 @@ pub mod attention;
 pub mod audit;
 pub mod backbones;
 pub mod batch;
+mod device;
 pub mod dropout;
+mod flat;
+mod masks;
+pub mod memory;
 pub mod pool;
 mod pooler;
 pub mod prefix;
 pub mod relation;
 pub mod step;
+pub mod stepper;
 
 use ptv2_common::error::Explained;
 

@@ -5,6 +5,7 @@ use super::backbones::Backbone;
 use super::batch::Slice;
 use super::step::{Network, RunStep, Setting, SliceGradient};
 use super::{Result, TensorError};
+use ptv2_common::error::Explained;
 use std::cmp::Reverse;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,6 +37,13 @@ pub enum PoolError {
     /// A thread is gone.
     #[error("a compute thread ended; its message stands above")]
     ThreadGone,
+}
+
+impl From<PoolError> for Explained {
+    fn from(error: PoolError) -> Self {
+        Self::new(error.to_string())
+            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
+    }
 }
 
 impl Pool {

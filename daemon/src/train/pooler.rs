@@ -14,7 +14,7 @@ use tch::{TchError, Tensor};
 ///
 /// # Errors
 /// Those of torch; and where neither the job nor the backbone has a pooler, which means a defect.
-pub(super) fn pool(first: &Tensor, tuned: &Tuned<'_>, backbone: &Backbone) -> Result<Tensor> {
+pub(super) fn pool(first: &Tensor, tuned: &Tuned, backbone: &Backbone) -> Result<Tensor> {
     let own = tuned.get(POOLER_WEIGHT).zip(tuned.get(POOLER_BIAS));
     let (weight, bias) = own.or_else(|| backbone.pooler()).ok_or_else(|| {
         TchError::TensorNameNotFound(POOLER_WEIGHT.into(), "job and backbone".into())

@@ -66,7 +66,7 @@ impl Training<'_> {
     /// Has the current state kept once all ranks have been seen to agree on it.
     pub(super) fn keep(&mut self) -> Result<(), Exit> {
         if self.held.keeper.is_some() {
-            let state = self.state()?.clone();
+            let state = self.whole_state()?.clone();
             self.kept = (clock::now(), state.step);
             self.unverified = Some(state);
         }
@@ -75,8 +75,7 @@ impl Training<'_> {
 
     /// Sees that all ranks hold the same state, without a step.
     pub(super) fn agree(&mut self) -> Result<(), Exit> {
-        let state = self.state()?;
-        let (step, hash) = (state.step, state.hash64());
+        let (step, hash) = (self.state()?.step, self.held.stepper.hash(self.state()?));
         let own = Vote { hash, leaving: false, cost: 0.0, seconds: 0.0 };
         let votes = self.group.all_gather_bytes(step, &own.to_bytes())?;
         let vote = |bytes: &Vec<u8>| bytes.first_chunk().map_or(own, Vote::from_bytes);
@@ -92,7 +91,7 @@ impl Training<'_> {
         // What would have been kept now is the last state itself.
         self.unverified = None;
         self.agree()?;
-        let state = Arc::new(self.state()?.clone());
+        let state = Arc::new(self.whole_state()?.clone());
         let tuned_sha256 = state.tuned_sha256();
         let Some(keeper) = &self.held.keeper else { return Ok(tuned_sha256) };
         let answer = keeper.finish(Last { state, files });
@@ -119,7 +118,7 @@ impl Training<'_> {
         // What would have been kept now is the last state itself.
         self.unverified = None;
         self.agree()?;
-        let ended = Arc::new(self.state()?.clone());
+        let ended = Arc::new(self.whole_state()?.clone());
         if let Some(keeper) = &self.held.keeper {
             keeper.end_run(Arc::clone(&ended));
         }
@@ -128,6 +127,7 @@ impl Training<'_> {
         let step = self.runs.start(run);
         let place = Place { step, phase: PlacePhase::Begun, evaluation_slice: 0 };
         let state = TunedState { run, run_start: step, step, ..TunedState::new(values) };
+        self.held.stepper.load(&state)?;
         let mut next = Progress::at(place, state);
         if let Some(before) = self.held.progress.take() {
             next.ended = before.ended;
@@ -137,13 +137,4 @@ impl Training<'_> {
         self.kept = (clock::now(), step);
         Ok(())
     }
-}
-
-/// What the ranks compare at each step.
-pub(super) fn hash_of(state: &TunedState) -> u64 {
-    #[cfg(feature = "faults")]
-    if crate::faults::reduction_alone() {
-        return 0;
-    }
-    state.hash64()
 }

@@ -1,7 +1,7 @@
 //! Frozen backbones that stay in memory between jobs.
 
 use super::inputs::{Inputs, Wanted, until};
-use crate::backbone::{CONFIG, TOKENIZER, WEIGHTS, WeightNames};
+use crate::backbone::{CONFIG, Config, TOKENIZER, WEIGHTS, WeightNames};
 use crate::config::{HubConfig, InputsConfig};
 use crate::hub;
 use crate::inputs::{Files, Folder, Refused};
@@ -21,6 +21,8 @@ pub(super) struct Backbones {
     resident: Option<Resident>,
     hub: HubConfig,
     inputs: Inputs,
+    /// Where weights are loaded to.
+    device: tch::Device,
     runtime: Handle,
 }
 
@@ -33,9 +35,14 @@ struct Resident {
 
 impl Backbones {
     /// None is loaded yet.
-    pub(super) fn new(hub: HubConfig, inputs: InputsConfig, runtime: Handle) -> Self {
+    pub(super) fn new(
+        hub: HubConfig,
+        inputs: InputsConfig,
+        device: tch::Device,
+        runtime: Handle,
+    ) -> Self {
         let inputs = Inputs::new(inputs, runtime.clone());
-        Self { resident: None, hub, inputs, runtime }
+        Self { resident: None, hub, inputs, device, runtime }
     }
 
     /// The cache of what comes from stores.
@@ -43,27 +50,30 @@ impl Backbones {
         &self.inputs
     }
 
-    /// The backbone of a job, loaded if it is not the resident one. `loaded` hears of each load;
-    /// `is_over` says whether it is still wanted, as long as its files are fetched.
+    /// The backbone of a job, loaded if it is not the resident one. `fits` hears its configuration and the
+    /// bytes that are loaded of it, and may refuse it; `loaded` hears of each load; `is_over` says whether it
+    /// is still wanted, as long as its files are fetched.
     ///
     /// # Errors
-    /// When a file is missing here, or is not the one that the job was submitted with.
+    /// When a file is missing here, or is not the one that the job was submitted with; and those of `fits`.
     pub(super) fn get(
         &mut self,
         (pin, precision): (&PinnedBackbone, Precision),
         store: &StoreAddress,
-        loaded: impl FnOnce(),
+        (fits, loaded): (impl FnOnce(&Config, u64) -> Result<(), Explained>, impl FnOnce()),
         is_over: impl Fn() -> bool,
     ) -> Result<Backbone, Explained> {
         if let Some(resident) = &self.resident
             && (&resident.pin, resident.precision) == (pin, precision)
         {
+            fits(&resident.bert.config, resident.bert.bytes())?;
             return Ok(resident.bert.share());
         }
         // The old weights go before the new ones come: there may be memory for one only.
         self.resident = None;
         let folder = self.verified(pin, store, is_over)?;
-        let bert = Backbone::of(&folder, precision)?;
+        fits(&Config::of(&folder)?, 0)?;
+        let bert = Backbone::of(&folder, precision, self.device)?;
         loaded();
         let shared = bert.share();
         let audit = Audit::of(&bert).map_err(|error| Explained::from_error(&error))?;

@@ -11,12 +11,15 @@ use super::inputs::Wanted;
 use super::keeper::Last;
 use super::retry::{Pauses, patiently};
 use super::{Shared, data, join, told};
+use crate::backbone::Config;
 use crate::checkpoint::peft;
 use crate::collective::{AbortHandle, CollectiveError};
+use crate::device::Compute;
 use crate::inputs::Folder;
 use crate::protocol::slate::{Order, Stop};
-use crate::train::pool::Pool;
+use crate::train::memory::Needs;
 use crate::train::step::Setting;
+use crate::train::stepper::Stepper;
 use ptv2_common::api::LogLevel;
 use ptv2_common::error::Explained;
 use ptv2_common::ids::JobId;
@@ -59,7 +62,8 @@ impl Device {
 pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
     let over = shared.over.clone().drop_guard();
     let config = &shared.config;
-    let backbones = Backbones::new(config.hub.clone(), config.inputs.clone(), runtime.clone());
+    let (hub, inputs) = (config.hub.clone(), config.inputs.clone());
+    let backbones = Backbones::new(hub, inputs, config.compute.torch(), runtime.clone());
     let mut engine = Engine { shared, runtime, backbones, held: None, unaudited: Vec::new() };
     std::thread::Builder::new()
         .name("device".into())
@@ -257,6 +261,10 @@ impl Engine {
         let (address, store) = (store, store.open()?);
         #[cfg(feature = "faults")]
         let store = crate::faults::store(store);
+        let fits = |config: &Config, held| match free_memory(shared.config.compute) {
+            Some(free) => Needs::of(job, config)?.check(free, held),
+            None => Ok(()),
+        };
         let loaded = || {
             shared.pulse.loaded();
             shared.pulse.moved(DevicePhase::Loading, None);
@@ -267,7 +275,8 @@ impl Engine {
         };
         let precision = job.spec.backbone.precision;
         let adapter = self.adapter(job, address, is_over)?;
-        let bert = self.backbones.get((&job.backbone, precision), address, loaded, is_over)?;
+        let bert =
+            self.backbones.get((&job.backbone, precision), address, (fits, loaded), is_over)?;
         let setting = Arc::new(Setting::new(job, &bert)?);
         let data = patiently(
             Pauses::default(),
@@ -278,10 +287,10 @@ impl Engine {
             },
             is_over,
         )?;
-        let pool = Pool::new(&bert, &setting, shared.config.threads)
-            .map_err(|error| Explained::from_error(&error))?;
+        let on_device = steps_on_device(shared.config.compute);
+        let stepper = Stepper::new(&bert, &setting, shared.config.threads, on_device)?;
         let job = job.clone();
-        let mut held = Held::new(job, setting, pool, data, store);
+        let mut held = Held::new(job, setting, stepper, data, store);
         held.adapter = adapter;
         self.held = Some(held);
         Ok(())
@@ -309,5 +318,26 @@ impl Engine {
 
     fn log(&self, job: &JobId, level: LogLevel, message: String) {
         self.shared.outbox.put(FromWorker::Log { job: job.clone(), level, message });
+    }
+}
+
+/// Whether the device thread computes by itself, on a device, instead of directing compute threads.
+fn steps_on_device(compute: Compute) -> bool {
+    #[cfg(feature = "faults")]
+    if crate::faults::steps_on_device() {
+        return true;
+    }
+    compute != Compute::Cpu
+}
+
+/// Bytes that are free on a device, where it can be asked.
+fn free_memory(compute: Compute) -> Option<u64> {
+    match compute {
+        // The system gives memory as it is touched, and takes it from elsewhere.
+        Compute::Cpu => None,
+        // Where nobody can say, what does not fit is told when it happens.
+        Compute::Cuda(index) => crate::cuda::free_memory(index)
+            .inspect_err(|error| tracing::warn!("cuda:{index}: {error}"))
+            .ok(),
     }
 }

@@ -11,10 +11,6 @@ use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-/// Rows of an evaluation slice. Part of the result: a slice's padding touches its scores' last bits.
-const ROWS_OF_A_SLICE: usize = 8;
 
 /// What an evaluation found.
 pub(super) struct Evaluation {
@@ -38,13 +34,14 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<Evaluation, Exit> 
     let all: Vec<u32> = (0..count).collect();
     let known = gather(training, step)?;
     let val = &training.held.data.val;
-    let mut slices = cut_by_rows(&all, ROWS_OF_A_SLICE, |row| val.length(row as usize));
+    let rows = training.held.stepper.rows_scored_together();
+    let mut slices = cut_by_rows(&all, rows, |row| val.length(row as usize));
     // A slice is scored whole, since its padding is part of the result.
     slices.retain(|slice| slice.iter().any(|row| !known.contains_key(row)));
     let (own, _) = training.own_run(val, &slices);
-    let width = scores_of_a_row(training);
+    let width = training.held.setting.scores_of_a_row();
     let state = &training.held.progress.as_ref().ok_or(Exit::Left)?.state;
-    let values = Arc::new(state.values.clone());
+    let values = training.held.stepper.values(state);
 
     let indices: Vec<u32> = own.collect();
     for some in indices.chunks(2 * training.shared.config.threads as usize) {
@@ -56,7 +53,7 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<Evaluation, Exit> 
         let val = &training.held.data.val;
         let work =
             some.iter().map(|index| Slice::of(val, *index, &slices[*index as usize])).collect();
-        let scores = training.held.pool.logits(&values, work)?;
+        let scores = training.held.stepper.logits(&values, work)?;
         let progress = training.held.progress.as_mut().ok_or(Exit::Left)?;
         for (index, scores) in some.iter().zip(scores) {
             let rows = &slices[*index as usize];
@@ -99,19 +96,12 @@ pub(super) fn evaluate(training: &mut Training<'_>) -> Result<Evaluation, Exit> 
 fn gather(training: &mut Training<'_>, step: u64) -> Result<BTreeMap<u32, Vec<f32>>, Exit> {
     let own = &training.held.progress.as_ref().ok_or(Exit::Left)?.scored;
     let own: Vec<u8> = own.iter().flat_map(|(row, scores)| to_bytes(*row, scores)).collect();
-    let size = 4 * (1 + scores_of_a_row(training));
+    let size = 4 * (1 + training.held.setting.scores_of_a_row());
     let mut known = BTreeMap::new();
     for bytes in training.group.all_gather_bytes(step, &own)? {
         known.extend(bytes.chunks_exact(size).filter_map(from_bytes));
     }
     Ok(known)
-}
-
-/// Scores of each row: one a choice, or one a label.
-fn scores_of_a_row(training: &Training<'_>) -> usize {
-    let setting = &training.held.setting;
-    let scores = if setting.choices > 1 { setting.choices } else { setting.outputs };
-    usize::try_from(scores).unwrap_or(1).max(1)
 }
 
 fn to_bytes(row: u32, scores: &[f32]) -> Vec<u8> {

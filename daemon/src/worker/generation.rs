@@ -2,7 +2,6 @@
 //!
 //! Read [`Training::run`], then [`Training::step`].
 
-use super::agreement;
 use super::health::{self, Health};
 use super::held::{Exit, Held};
 use super::keeper::{Beginning, Keeper};
@@ -11,16 +10,17 @@ use crate::checkpoint::write::Lineage;
 use crate::clock;
 use crate::collective::Collective;
 use crate::features::Rows;
-use crate::numerics::adamw::{AdamW, clip_global_norm};
+use crate::numerics::adamw::AdamW;
 use crate::numerics::batches::{BatchPlan, cut, deal};
 use crate::numerics::runs::Runs;
 use crate::numerics::schedule::Schedule;
 use crate::numerics::state::TunedState;
-use crate::numerics::tree::{Node, covering, sum};
+use crate::numerics::tree::covering;
 use crate::protocol::speeds::Speeds;
 use crate::protocol::vote::Vote;
 use crate::train::batch::{Slice, expected_cost};
-use crate::train::step::{RunStep, SliceGradient};
+use crate::train::step::RunStep;
+use crate::train::stepper::Made;
 use ptv2_common::api::{LogLevel, MetricsRow, StepMetrics};
 use ptv2_common::error::Explained;
 use ptv2_common::place::{DevicePhase, Moment, Place, PlacePhase};
@@ -63,7 +63,16 @@ pub(super) fn run(
         };
         held.keeper = Some(Keeper::start(runtime, Arc::clone(shared), beginning));
     }
-    Training::new(shared, start, held, &mut *group).run()
+    let outcome = Training::new(shared, start, held, &mut *group).and_then(Training::run);
+    // What the next generation begins with is on the host, but where the device fails: then it is with the
+    // others, or in the store.
+    if let Some(progress) = &mut held.progress
+        && let Err(error) = held.stepper.settle(&mut progress.state)
+    {
+        tracing::error!(%error, "the state is lost with its device");
+        held.progress = None;
+    }
+    outcome
 }
 
 /// A generation's training on this rank.
@@ -94,7 +103,7 @@ impl<'a> Training<'a> {
         start: &'a Start,
         held: &'a mut Held,
         group: &'a mut dyn Collective,
-    ) -> Self {
+    ) -> Result<Self, Exit> {
         let training = &start.job.spec.training;
         let runs = Runs::of(&start.job);
         let run = held.progress.as_ref().map_or(0, |progress| progress.state.run);
@@ -112,7 +121,10 @@ impl<'a> Training<'a> {
             weight_decay: training.weight_decay,
         };
         let step = held.progress.as_ref().map_or(0, |progress| progress.state.step);
-        Self {
+        if let Some(progress) = &held.progress {
+            held.stepper.load(&progress.state)?;
+        }
+        Ok(Self {
             shared,
             start,
             held,
@@ -126,7 +138,7 @@ impl<'a> Training<'a> {
             unverified: None,
             kept: (clock::now(), step),
             health: Health::default(),
-        }
+        })
     }
 
     fn run(mut self) -> Result<String, Exit> {
@@ -175,30 +187,30 @@ impl<'a> Training<'a> {
         let at = self.run_step()?;
         let slices = self.slices(at.step)?;
         let (own, cost) = self.own_run(&self.held.data.train, &slices);
-        let parts = self.parts(at, &slices, own.clone())?;
+        let nodes = covering(self.plan.slices, &own);
+        let work = self.work(&slices, own.clone());
+        let parts = self.held.stepper.parts(self.state()?, at, &nodes, work)?;
         let took = clock::now().saturating_duration_since(began);
 
         self.shared.pulse.now(Moment::Reduction);
-        let progress = self.held.progress.as_ref().ok_or(Exit::Left)?;
-        let elements = self.held.setting.layout.tuned_len();
         #[expect(clippy::cast_possible_truncation, reason = "a measurement, not a result")]
         let vote = Vote {
-            hash: agreement::hash_of(&progress.state),
+            hash: self.hash()?,
             leaving: self.shared.orders.is_leaving(),
             cost: cost as f32,
-            seconds: took.as_secs_f32(),
+            // Of a device that is still at it nothing is measured, and all count alike.
+            seconds: if self.held.stepper.waits() { took.as_secs_f32() } else { 0.0 },
         };
-        let mut sums = vec![0.0; elements + 2];
-        let votes =
-            self.group.reduce(step, self.plan.slices, &parts, &vote.to_bytes(), &mut sums)?;
+        let place = (step, self.plan.slices);
+        let votes = self.held.stepper.reduce(self.group, place, parts, &vote.to_bytes())?;
         let votes: Vec<Vote> = votes.iter().map(Vote::from_bytes).collect();
         let leaving = self.verify(&votes)?;
         self.speeds.record(&votes);
         self.shared.pulse.speed(self.speeds.measured(self.group.rank()));
 
         self.shared.pulse.now(Moment::Update);
-        let update = self.update(at.step, &mut sums)?;
-        let Some((loss, learning_rate, grad_norm)) = update else {
+        let learning_rate = self.schedule.at(at.step);
+        let Some(Made { loss, rows, norm }) = self.update(learning_rate)? else {
             return Err(self.not_finite(at, &slices, own)?);
         };
         let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
@@ -212,8 +224,8 @@ impl<'a> Training<'a> {
             loss,
             learning_rate,
             seed: self.runs.shown_seed(self.state()?.run),
-            grad_norm,
-            rows_per_s: f64::from(sums[elements + 1]) / seconds,
+            grad_norm: norm,
+            rows_per_s: rows / seconds,
             tokens_per_s: tokens / seconds,
         }));
         let steps_per_epoch = self.plan.steps_per_epoch();
@@ -221,29 +233,26 @@ impl<'a> Training<'a> {
         Ok(leaving)
     }
 
-    /// Makes the step number `step` of its run, as the summed gradient says; gives the batch's mean loss,
-    /// the learning rate and the gradient's norm. `sums` holds gradient, loss sum and row count. Where
-    /// they are no finite numbers, nothing is changed and none are given.
-    fn update(&mut self, step: u64, sums: &mut [f32]) -> Result<Option<(f64, f64, f64)>, Exit> {
-        let elements = sums.len() - 2;
-        let (loss_sum, rows) = (f64::from(sums[elements]), sums[elements + 1]);
-        let gradient = &mut sums[..elements];
-        // The mean over the batch's true number of rows.
-        gradient.iter_mut().for_each(|value| *value /= rows);
-        let norm = clip_global_norm(gradient, self.start.job.spec.training.max_grad_norm);
-        if !loss_sum.is_finite() || !norm.is_finite() {
-            return Ok(None);
+    /// Makes a step of what was reduced. Where loss or gradient are no finite numbers, nothing is changed and
+    /// nothing given.
+    fn update(&mut self, learning_rate: f64) -> Result<Option<Made>, Exit> {
+        let rates = (learning_rate, self.start.job.spec.training.max_grad_norm);
+        let Held { progress: Some(progress), stepper, .. } = &mut *self.held else {
+            return Err(Exit::Left);
+        };
+        let made = stepper.update(&mut progress.state, &self.adamw, rates)?;
+        if made.is_some() {
+            progress.place = Place { step: progress.state.step, ..Place::default() };
+            progress.scored.clear();
+            #[cfg(feature = "faults")]
+            if crate::faults::spoils(progress.state.step) {
+                stepper.settle(&mut progress.state)?;
+                crate::faults::spoil_state(&mut progress.state);
+                stepper.load(&progress.state)?;
+            }
+            self.shared.pulse.stepped(progress.place);
         }
-        let learning_rate = self.schedule.at(step);
-        let progress = self.held.progress.as_mut().ok_or(Exit::Left)?;
-        let layout = &self.held.setting.layout;
-        self.adamw.update(layout, &mut progress.state, gradient, learning_rate);
-        progress.place = Place { step: progress.state.step, ..Place::default() };
-        progress.scored.clear();
-        #[cfg(feature = "faults")]
-        crate::faults::spoil_state(&mut progress.state);
-        self.shared.pulse.stepped(progress.place);
-        Ok(Some((loss_sum / f64::from(rows), learning_rate, norm)))
+        Ok(made)
     }
 
     /// The rows of a step of the current run, by slice.
@@ -267,39 +276,11 @@ impl<'a> Training<'a> {
         (own, cost)
     }
 
-    /// This rank's partial sums: gradient, loss sum, row count.
-    fn parts(
-        &self,
-        at: RunStep,
-        slices: &[Vec<u32>],
-        own: Range<u32>,
-    ) -> Result<Vec<(Node, Vec<f32>)>, Exit> {
-        let elements = self.held.setting.layout.tuned_len();
-        let mut found = self.gradients(at, slices, own.clone())?.into_iter().peekable();
-        // A slice without rows, in a partial batch, adds zeros.
-        let mut leaf = |index: u32| match found.next_if(|one| u32::from(one.index) == index) {
-            Some(gradient) => leaf_of(gradient),
-            None => vec![0.0; elements + 2],
-        };
-        Ok(covering(self.plan.slices, &own)
-            .into_iter()
-            .map(|node| (node, sum(node, &mut leaf)))
-            .collect())
-    }
-
-    /// The gradients of this rank's slices, but for those without rows.
-    fn gradients(
-        &self,
-        at: RunStep,
-        slices: &[Vec<u32>],
-        own: Range<u32>,
-    ) -> Result<Vec<SliceGradient>, Exit> {
-        let values = Arc::new(self.state()?.values.clone());
-        let work = own
-            .filter(|index| !slices[*index as usize].is_empty())
+    /// This rank's slices, but for those without rows, as in a partial batch.
+    fn work(&self, slices: &[Vec<u32>], own: Range<u32>) -> Vec<Slice> {
+        own.filter(|index| !slices[*index as usize].is_empty())
             .map(|index| Slice::of(&self.held.data.train, index, &slices[index as usize]))
-            .collect();
-        Ok(self.held.pool.gradients(&values, at, work)?)
+            .collect()
     }
 
     pub(super) fn evaluation_is_due(&self) -> Result<bool, Exit> {
@@ -317,11 +298,14 @@ impl<'a> Training<'a> {
         let row = evaluate::evaluate(self)?.row;
         let metric = self.start.job.best_metric.clone();
         let value = row.values.get(&metric).copied().unwrap_or(0.0);
+        // Strictly better: of equal ones the earliest stays, as in the reference.
+        let is_best = self.state()?.best.as_ref().is_none_or(|best| value > best.value);
+        if is_best {
+            self.whole_state()?;
+        }
         let Some(progress) = &mut self.held.progress else { return Err(Exit::Left) };
         let state = &mut progress.state;
         let measured = ptv2_common::manifest::BestMetric { metric, value, step: state.step };
-        // Strictly better: of equal ones the earliest stays, as in the reference.
-        let is_best = state.best.as_ref().is_none_or(|best| value > best.value);
         state.last = Some(measured.clone());
         if is_best {
             state.best = Some(measured);
@@ -341,8 +325,28 @@ impl<'a> Training<'a> {
         Ok(RunStep { seed: self.runs.seed(state.run), step: state.steps_of_run() })
     }
 
+    /// The state's facts. Its buffers may be behind: see [`Self::whole_state`].
     pub(super) fn state(&self) -> Result<&TunedState, Exit> {
         self.held.progress.as_ref().map(|progress| &progress.state).ok_or(Exit::Left)
+    }
+
+    /// The state with its buffers as they are now.
+    pub(super) fn whole_state(&mut self) -> Result<&TunedState, Exit> {
+        let Held { progress: Some(progress), stepper, .. } = &mut *self.held else {
+            return Err(Exit::Left);
+        };
+        stepper.settle(&mut progress.state)?;
+        Ok(&progress.state)
+    }
+
+    /// What ranks compare of their states.
+    pub(super) fn hash(&self) -> Result<u64, Exit> {
+        let state = self.state()?;
+        #[cfg(feature = "faults")]
+        if crate::faults::reduction_alone() {
+            return Ok(0);
+        }
+        Ok(self.held.stepper.hash(state))
     }
 
     pub(super) fn place(&self) -> Result<Place, Exit> {
@@ -360,12 +364,9 @@ impl<'a> Training<'a> {
         own: Range<u32>,
     ) -> Result<Exit, Exit> {
         let step = self.place()?.step;
-        let found = self.gradients(at, slices, own)?;
-        let is_bad = |one: &&SliceGradient| {
-            !one.loss.is_finite() || one.gradient.iter().any(|value| !value.is_finite())
-        };
-        let bad = found.iter().filter(is_bad).flat_map(|one| one.index.to_le_bytes());
-        let all = self.group.all_gather_bytes(step, &bad.collect::<Vec<u8>>())?.concat();
+        let bad = self.held.stepper.bad(self.state()?, at, self.work(slices, own))?;
+        let bad: Vec<u8> = bad.into_iter().flat_map(u16::to_le_bytes).collect();
+        let all = self.group.all_gather_bytes(step, &bad)?.concat();
         let bad: Vec<String> = all
             .as_chunks::<2>()
             .0
@@ -409,13 +410,4 @@ impl<'a> Training<'a> {
 /// A row's tokens.
 pub(super) fn tokens(data: &Rows, row: u32) -> u64 {
     data.sequences(row as usize).iter().map(|sequence| sequence.ids.len() as u64).sum()
-}
-
-/// What one slice adds: gradient, loss sum, row count.
-fn leaf_of(found: SliceGradient) -> Vec<f32> {
-    let mut values = found.gradient;
-    values.push(found.loss);
-    #[expect(clippy::cast_precision_loss, reason = "a slice's rows are far below 2^24")]
-    values.push(found.rows as f32);
-    values
 }

@@ -5,8 +5,9 @@ use super::keeper::Keeper;
 use crate::collective::CollectiveError;
 use crate::inputs::Folder;
 use crate::numerics::state::TunedState;
-use crate::train::pool::{Pool, PoolError};
+use crate::train::TensorError;
 use crate::train::step::Setting;
+use crate::train::stepper::Stepper;
 use ptv2_common::api::MetricsRow;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 /// A job's state on this rank.
 #[derive(Clone)]
 pub(super) struct Progress {
+    /// Its buffers are behind while a device steps; see [`Stepper`].
     pub(super) state: TunedState,
     /// How far it is; never in the midst of an evaluation, of which `scored` tells.
     pub(super) place: Place,
@@ -42,7 +44,7 @@ impl Progress {
 pub(super) struct Held {
     pub(super) job: JobRecord,
     pub(super) setting: Arc<Setting>,
-    pub(super) pool: Pool,
+    pub(super) stepper: Stepper,
     pub(super) data: Data,
     pub(super) store: Store,
     /// The first values that it names.
@@ -63,12 +65,12 @@ impl Held {
     pub(super) fn new(
         job: JobRecord,
         setting: Arc<Setting>,
-        pool: Pool,
+        stepper: Stepper,
         data: Data,
         store: Store,
     ) -> Self {
         let (progress, keeper, recent) = (None, None, VecDeque::new());
-        Self { job, setting, pool, data, store, adapter: None, progress, keeper, recent }
+        Self { job, setting, stepper, data, store, adapter: None, progress, keeper, recent }
     }
 
     /// Remembers a row of metrics.
@@ -129,10 +131,8 @@ impl From<Explained> for Exit {
     }
 }
 
-impl From<PoolError> for Exit {
-    fn from(error: PoolError) -> Self {
-        Explained::new(error.to_string())
-            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
-            .into()
+impl From<TensorError> for Exit {
+    fn from(error: TensorError) -> Self {
+        Explained::from(error).into()
     }
 }

@@ -22,6 +22,7 @@ mod launcher;
 mod limits;
 mod methods;
 mod nccl;
+mod on_device;
 mod one_hash;
 pub(crate) mod real_data;
 mod recipes;

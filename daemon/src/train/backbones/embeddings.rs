@@ -7,7 +7,7 @@ use crate::train::Result;
 use crate::train::batch::Inputs;
 use crate::train::dropout::{Dropout, Site};
 use ptv2_common::error::Explained;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub(super) struct Embeddings {
     words: Tensor,
@@ -41,6 +41,10 @@ impl Embeddings {
 
     pub(super) fn kind(&self) -> Kind {
         self.words.kind()
+    }
+
+    pub(super) fn device(&self) -> Device {
+        self.words.device()
     }
 
     pub(super) fn share(&self) -> Self {

@@ -16,7 +16,7 @@ use crate::train::dropout::{Dropout, Site};
 use ptv2_common::error::Explained;
 use ptv2_common::spec::Precision;
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A frozen encoder. No tensor of it ever wants a gradient.
 pub struct Backbone {
@@ -30,7 +30,7 @@ pub struct Backbone {
 }
 
 impl Backbone {
-    /// Loads a Hugging Face directory, its tensors named with or without the architecture.
+    /// Loads a Hugging Face directory into host memory, its tensors named with or without the architecture.
     ///
     /// Embeddings and layers take the precision; norms, MPNet's bias of scores and the pooler, which
     /// scores a few rows only, stay fp32.
@@ -38,17 +38,21 @@ impl Backbone {
     /// # Errors
     /// Names the file, and the tensor with its expected and found shape.
     pub fn load(directory: &Path, precision: Precision) -> std::result::Result<Self, Explained> {
-        Self::of(&Folder::at(directory), precision)
+        Self::of(&Folder::at(directory), precision, Device::Cpu)
     }
 
-    /// The same of a folder, of whose files some may be open.
+    /// The same of a folder, of whose files some may be open, onto a device.
     ///
     /// # Errors
     /// As [`Backbone::load`].
-    pub fn of(folder: &Folder, precision: Precision) -> std::result::Result<Self, Explained> {
+    pub fn of(
+        folder: &Folder,
+        precision: Precision,
+        device: Device,
+    ) -> std::result::Result<Self, Explained> {
         let config = Config::of(folder)?;
         let file = WeightFile::read(folder)?;
-        let weights = file.tensors(&config)?;
+        let weights = file.tensors(&config, device)?;
         let kind = match precision {
             Precision::Fp32 => Kind::Float,
             Precision::Bf16 => Kind::BFloat16,
@@ -70,6 +74,11 @@ impl Backbone {
     /// What its activations are made of.
     pub fn kind(&self) -> Kind {
         self.embeddings.kind()
+    }
+
+    /// Where its weights lie, and all that is computed with them.
+    pub fn device(&self) -> Device {
+        self.embeddings.device()
     }
 
     /// The same weights for another thread; nothing is copied.

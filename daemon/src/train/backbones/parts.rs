@@ -4,7 +4,7 @@ use super::weights::Weights;
 use crate::backbone::Config;
 use crate::train::Result;
 use ptv2_common::error::Explained;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 pub(super) struct Linear {
     pub(super) weight: Tensor,
@@ -65,6 +65,14 @@ impl Norm {
     }
 
     pub(super) fn apply(&self, input: &Tensor) -> Result<Tensor> {
+        if input.kind() == Kind::Float || input.device() == Device::Cpu {
+            return self.normed(input);
+        }
+        // A GPU's kernels want one kind of number. The processor's compute in fp32 as well.
+        Ok(self.normed(&input.f_to_kind(Kind::Float)?)?.f_to_kind(input.kind())?)
+    }
+
+    fn normed(&self, input: &Tensor) -> Result<Tensor> {
         let shape = self.weight.size();
         Ok(input.f_layer_norm(shape, Some(&self.weight), Some(&self.bias), self.epsilon, false)?)
     }

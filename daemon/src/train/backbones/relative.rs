@@ -9,16 +9,24 @@ use crate::train::Result;
 use crate::train::dropout::{Dropout, Site};
 use crate::train::relation::{Disentangled, Relation};
 use ptv2_common::error::Explained;
-use tch::{Kind, Tensor};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use tch::{Device, Kind, Tensor};
 
 /// What a backbone has for distances; all layers share it.
 pub(super) enum Relative {
     /// Nothing.
     None,
-    /// MPNet's biases, fp32 `[32, h]`.
-    Bias(Tensor),
+    /// MPNet's biases.
+    Bias(Biases),
     /// DeBERTa's embeddings.
     Embedded(Embedded),
+}
+
+pub(super) struct Biases {
+    /// fp32 `[32, h]`.
+    table: Tensor,
+    pairs: Pairs,
 }
 
 pub(super) struct Embedded {
@@ -27,6 +35,25 @@ pub(super) struct Embedded {
     span: i32,
     /// Buckets in each direction, and the distance that the last stands for.
     buckets: Option<(i32, i32)>,
+    pairs: Pairs,
+}
+
+/// What each pair of positions has, by their number: kept where it must be copied to a device.
+#[derive(Default)]
+struct Pairs(RefCell<BTreeMap<i32, Tensor>>);
+
+impl Pairs {
+    fn among(&self, length: i32, device: Device, number: impl Fn(i32) -> i32) -> Result<Tensor> {
+        if device == Device::Cpu {
+            return of_pairs(length, number);
+        }
+        if let Some(known) = self.0.borrow().get(&length) {
+            return Ok(known.shallow_clone());
+        }
+        let made = of_pairs(length, number)?.f_to(device)?;
+        self.0.borrow_mut().insert(length, made.shallow_clone());
+        Ok(made)
+    }
 }
 
 impl Relative {
@@ -36,7 +63,8 @@ impl Relative {
         kind: Kind,
     ) -> std::result::Result<Self, Explained> {
         if config.architecture == Architecture::Mpnet {
-            return Ok(Self::Bias(weights.take(BIAS, Kind::Float)?));
+            let table = weights.take(BIAS, Kind::Float)?;
+            return Ok(Self::Bias(Biases { table, pairs: Pairs::default() }));
         }
         let Some(deberta) = &config.deberta else { return Ok(Self::None) };
         let small = |size: u32| i32::try_from(size).unwrap_or(i32::MAX);
@@ -49,23 +77,28 @@ impl Relative {
             table: table.f_to_kind(kind).map_err(failed)?,
             span: small(deberta.span(config)),
             buckets: deberta.buckets(config).map(|(count, far)| (small(count), small(far))),
+            pairs: Pairs::default(),
         }))
     }
 
     pub(super) fn share(&self) -> Self {
         match self {
             Self::None => Self::None,
-            Self::Bias(table) => Self::Bias(table.shallow_clone()),
-            Self::Embedded(one) => {
-                Self::Embedded(Embedded { table: one.table.shallow_clone(), ..*one })
+            Self::Bias(one) => {
+                Self::Bias(Biases { table: one.table.shallow_clone(), pairs: Pairs::default() })
             }
+            Self::Embedded(one) => Self::Embedded(Embedded {
+                table: one.table.shallow_clone(),
+                pairs: Pairs::default(),
+                ..*one
+            }),
         }
     }
 
     pub(super) fn tensor(&self) -> Option<&Tensor> {
         match self {
             Self::None => None,
-            Self::Bias(table) => Some(table),
+            Self::Bias(biases) => Some(&biases.table),
             Self::Embedded(embedded) => Some(&embedded.table),
         }
     }
@@ -75,8 +108,8 @@ impl Relative {
         let length = i32::try_from(length).unwrap_or(i32::MAX);
         match self {
             Self::None => Ok(None),
-            Self::Bias(table) => {
-                let ids = of_pairs(length, mpnet_bucket)?;
+            Self::Bias(Biases { table, pairs }) => {
+                let ids = pairs.among(length, table.device(), mpnet_bucket)?;
                 let bias = Tensor::f_embedding(table, &ids, -1, false, false)?; // [S, S, h]
                 Ok(Some(Distances::Bias(bias.f_permute([2, 0, 1])?.f_unsqueeze(0)?)))
             }
@@ -99,7 +132,9 @@ impl Embedded {
         let count = i64::from(highest - lowest + 1);
         Ok(Distances::Rows {
             rows: self.table.f_narrow(0, i64::from(lowest), count)?,
-            ids: of_pairs(length, |distance| row(distance) - lowest)?,
+            ids: self
+                .pairs
+                .among(length, self.table.device(), |distance| row(distance) - lowest)?,
         })
     }
 }

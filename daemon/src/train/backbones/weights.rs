@@ -5,7 +5,7 @@ use crate::backbone::{Config, Shapes, WeightFiles, shapes};
 use crate::inputs::Folder;
 use ptv2_common::error::Explained;
 use safetensors::Dtype;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A backbone's weights on disk, in one file or in shards, for the time of loading.
 pub struct WeightFile {
@@ -22,15 +22,15 @@ impl WeightFile {
         Ok(Self { files: WeightFiles::of(folder)? })
     }
 
-    /// The tensors, of which a configuration says the shapes.
+    /// The tensors, of which a configuration says the shapes, for a device.
     ///
     /// # Errors
     /// Names the tensor that is missing or of another shape.
-    pub fn tensors(&self, config: &Config) -> Result<Weights<'_>, Explained> {
+    pub fn tensors(&self, config: &Config, device: Device) -> Result<Weights<'_>, Explained> {
         let mut shapes = shapes(config);
         self.files.check(&shapes)?;
         shapes.extend(optional_shapes(config));
-        Ok(Weights { files: &self.files, shapes })
+        Ok(Weights { files: &self.files, shapes, device })
     }
 }
 
@@ -38,6 +38,7 @@ impl WeightFile {
 pub struct Weights<'a> {
     files: &'a WeightFiles,
     shapes: Shapes,
+    device: Device,
 }
 
 impl Weights<'_> {
@@ -46,7 +47,7 @@ impl Weights<'_> {
         self.files.holds(name)
     }
 
-    /// One tensor as numbers of `kind`, named without the architecture.
+    /// One tensor on the device as numbers of `kind`, named without the architecture.
     ///
     /// # Errors
     /// Names the tensor, with the expected and found shape; and those of reading it.
@@ -62,6 +63,7 @@ impl Weights<'_> {
         let shape: Vec<i64> =
             shape.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX)).collect();
         Tensor::f_from_data_size(&header.bytes(&found)?, &shape, stored)
+            .and_then(|tensor| tensor.f_to(self.device))
             .and_then(|tensor| tensor.f_to_kind(kind))
             .and_then(|tensor| tensor.f_set_requires_grad(false))
             .map_err(|error| Explained::from_error(&error))
