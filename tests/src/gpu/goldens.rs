@@ -6,11 +6,11 @@ use crate::parity::{
     NO_DROPOUT, Reference, at, check, folder, largest_error, relative_error, setting,
 };
 use crate::parity_bf16::{ROUNDING, distance};
-use ptv2_common::spec::Precision;
+use ptv2_common::spec::{MethodSpec, Precision};
 use ptv2_daemon::inputs::Folder;
 use ptv2_daemon::numerics::adamw::AdamW;
 use ptv2_daemon::numerics::schedule::Schedule;
-use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, PREFIX_TABLE, TunedState};
+use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState};
 use ptv2_daemon::numerics::tree::Node;
 use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::dropout::Rates;
@@ -117,14 +117,19 @@ pub(super) fn bf16() -> String {
 
 /// Gradients with dropout of every architecture: the device's against the processor's.
 pub(super) fn architectures() -> String {
-    let reference = Reference::open("reference.safetensors");
     let rates = Rates { hidden: 0.1, attention: 0.2, prefix: 0.3, head: 0.1 };
-    let setting = setting(5, 3, 1, rates);
-    let tuned = setting.initial_values(11);
+    let method = MethodSpec { pre_seq_len: 5, ..MethodSpec::default() };
     let mut said = Vec::new();
     for name in ["bert-tiny", "roberta-tiny", "mpnet-tiny", "deberta-tiny"] {
+        // Each has words of its own.
+        let reference = Reference::open(&format!("../{name}/reference.safetensors"));
         let gradient = |device| {
-            let network = network(name, Precision::Fp32, &setting, device);
+            let backbone = backbone(name, Precision::Fp32, device);
+            let layout = Layout::of(&method, &backbone.config, 3).unwrap();
+            let setting =
+                Setting { choices: 1, outputs: 3, prefix: 5, rates, layout, pooler: None };
+            let tuned = setting.initial_values(11);
+            let network = Network::new(backbone, Arc::new(setting));
             network.gradient(&tuned, at(3), &reference.slice("", 1, 0..6)).unwrap().gradient
         };
         let error = relative_error(&gradient(device()), &gradient(Device::Cpu));
