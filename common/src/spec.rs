@@ -285,7 +285,7 @@ pub struct TrainingSpec {
     /// depend on the workers. ring: by NCCL's all-reduce where workers on GPUs use NCCL, which sends less
     /// in large groups; bits are then those of one group only. Elsewhere ring is ordered. Off: ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "ring")]
+    #[schema(value_type = Option<String>, example = "ring")]
     pub reduction: Option<Reduction>,
 }
 

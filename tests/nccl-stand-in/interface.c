@@ -230,8 +230,12 @@ API int ncclGroupEnd(void) {
     if (depth == 0) {
         return failed(INVALID_USAGE, "a group ends that never began");
     }
-    depth--;
-    return depth == 0 ? start(&open_group) : SUCCESS;
+    if (--depth > 0) {
+        return SUCCESS;
+    }
+    struct group whole = open_group;
+    memset(&open_group, 0, sizeof open_group);
+    return start(&whole);
 }
 
 /* Takes a transfer into the open group. */

@@ -146,6 +146,7 @@ pub(crate) enum End {
     /// It is to end it.
     Abort,
     /// It was ended otherwise.
+    #[cfg(feature = "torch")]
     Over,
 }
 

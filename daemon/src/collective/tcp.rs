@@ -93,6 +93,7 @@ struct Link {
     writer: Writer,
     frames: Receiver<std::result::Result<Frame, Broken>>,
     /// Why no frame comes any more, for those who do not wait for one.
+    #[cfg(feature = "torch")]
     broken: Arc<OnceLock<Broken>>,
 }
 
@@ -143,7 +144,14 @@ impl Tcp {
                     }
                 }
             })?;
-            links.push(Link { rank, socket, writer, frames, broken });
+            links.push(Link {
+                rank,
+                socket,
+                writer,
+                frames,
+                #[cfg(feature = "torch")]
+                broken,
+            });
         }
         links.sort_by_key(|link| link.rank);
         Ok(Self {

@@ -11,10 +11,10 @@ use cudarc::driver::sys::{
 use std::ffi::{CStr, c_char, c_int};
 
 fn check(call: &str, code: CUresult) -> Result<(), String> {
-    match code {
-        CUresult::CUDA_SUCCESS => Ok(()),
-        code => Err(format!("{call} failed: {code:?}")),
+    if code == CUresult::CUDA_SUCCESS {
+        return Ok(());
     }
+    Err(format!("{call} failed: {code:?}"))
 }
 
 /// The driver's number of the visible GPU of this index.
@@ -68,8 +68,9 @@ pub(super) fn enter(index: usize) -> Result<(), String> {
 /// What the driver says, for example that a kernel has failed.
 pub(super) fn is_idle() -> Result<bool, String> {
     // SAFETY: null names the default stream of the thread's context.
-    match unsafe { cuStreamQuery(std::ptr::null_mut()) } {
-        CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-        code => check("the device's work", code).map(|()| true),
+    let code = unsafe { cuStreamQuery(std::ptr::null_mut()) };
+    if code == CUresult::CUDA_ERROR_NOT_READY {
+        return Ok(false);
     }
+    check("the device's work", code).map(|()| true)
 }

@@ -83,8 +83,9 @@ impl Library {
     fn open(name: &str) -> Result<Self, String> {
         // SAFETY: loading runs the library's initializers; NCCL's only set up memory of its own, and whoever names
         // another file in the configuration may run any program here anyway.
-        let library = unsafe { libloading::Library::new(name) }.map_err(|e| e.to_string())?;
-        let functions = Functions::of(&library).map_err(|e| format!("{name}: {e}"))?;
+        let library = unsafe { libloading::Library::new(name) }.map_err(|e| explained(&e))?;
+        let functions =
+            Functions::of(&library).map_err(|e| format!("{name}: {}", explained(&e)))?;
         // Threads of communicators may run in it until the process ends, so it is never unloaded.
         std::mem::forget(library);
         let mut version = 0;
@@ -140,6 +141,11 @@ impl Library {
         let (text, last) = (Self::text(text), Self::text(last));
         Err(NcclError::Failed { operation, rank, code, text, last })
     }
+}
+
+/// What the loader says, with its causes.
+fn explained(error: &libloading::Error) -> String {
+    Explained::from_error(error).what
 }
 
 /// How far a communicator is with what it does beside its caller.

@@ -119,11 +119,8 @@ impl Nccl {
                 self.failed = true;
                 self.ending.abort();
             }
-            match error {
-                // A call that was ended by the abort fails in one way or another.
-                CollectiveError::Device(_) if self.abort.is_aborted() => CollectiveError::Aborted,
-                other => other,
-            }
+            // A call that was ended by the abort fails in one way or another.
+            if self.abort.is_aborted() { CollectiveError::Aborted } else { error }
         })
     }
 
@@ -214,13 +211,11 @@ impl Nccl {
 
     /// Memory of the group's own, made anew only when more is needed than before.
     fn reserved(slot: &mut Option<Tensor>, length: usize, device: Device) -> Result<Tensor> {
-        let length = i64::try_from(length)
-            .map_err(|_| CollectiveError::Device(format!("a buffer of {length} elements")))?;
         let all = match slot.take() {
-            Some(tensor) if tensor.numel() as u64 >= length.cast_unsigned() => tensor,
-            _ => Tensor::f_zeros([length], (Kind::Float, device)).map_err(self::device)?,
+            Some(tensor) if tensor.numel() >= length => tensor,
+            _ => Tensor::f_zeros([signed(length)?], (Kind::Float, device)).map_err(self::device)?,
         };
-        let part = run(&all, 0, length as usize);
+        let part = run(&all, 0, length);
         *slot = Some(all);
         part
     }
@@ -327,10 +322,13 @@ impl Communicator {
 
 /// Some elements of a flat tensor.
 fn run(tensor: &Tensor, start: usize, length: usize) -> Result<Tensor> {
-    let number = |of: usize| {
-        i64::try_from(of).map_err(|_| CollectiveError::Device(format!("an index of {of}")))
-    };
-    tensor.f_narrow(0, number(start)?, number(length)?).map_err(device)
+    tensor.f_narrow(0, signed(start)?, signed(length)?).map_err(device)
+}
+
+/// A number of elements as torch counts them.
+fn signed(elements: usize) -> Result<i64> {
+    i64::try_from(elements)
+        .map_err(|_| CollectiveError::Device(format!("{elements} elements are too many")))
 }
 
 /// What a failure of NCCL is to a group.

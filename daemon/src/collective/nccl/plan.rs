@@ -99,7 +99,7 @@ mod tests {
         let of =
             |runs: &[Range<u32>]| runs.iter().flat_map(|run| covering(7, run)).collect::<Vec<_>>();
         assert!(tile(7, &of(&[0..3, 3..7])));
-        assert!(tile(7, &of(&[0..7])));
+        assert!(tile(7, &covering(7, &(0..7))));
         assert!(!tile(7, &of(&[0..3, 4..7])));
         assert!(!tile(7, &of(&[0..4, 3..7])));
         assert!(!tile(7, &of(&[0..7, 0..7])));

@@ -51,7 +51,7 @@ mod tests {
 
     #[test]
     fn torch_adds_as_the_loops_do_and_leaves_what_is_not_its_own() {
-        for runs in [vec![0..7], vec![0..3, 3..7], vec![0..1, 1..2, 2..5, 5..7]] {
+        for runs in [vec![0..7, 7..7], vec![0..3, 3..7], vec![0..1, 1..2, 2..5, 5..7]] {
             let found = parts(&runs);
             let expected = combine(7, &found).unwrap();
             let tensors: Vec<Tensor> =

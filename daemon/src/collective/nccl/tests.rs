@@ -1,5 +1,6 @@
 //! NCCL through the stand-in for its library; the conformance suite runs on it, too.
 
+mod alone;
 mod calls;
 mod processes;
 mod real;

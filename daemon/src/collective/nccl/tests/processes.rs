@@ -196,7 +196,8 @@ fn a_hang_is_ended_by_an_abort_from_another_thread() {
     one.ask("abort-in 300");
     let (ms, own) = error(&one.ask("reduce 0"));
     assert_eq!(own, "Aborted");
-    assert!((300..1300).contains(&ms), "{ms} ms");
+    println!("ended by an abort after {} ms", ms - 300);
+    assert!((300..2300).contains(&ms), "{ms} ms");
     one.ask("leave");
     let (_, theirs) = error(&other.answer());
     assert!(theirs.starts_with("PeerLost { rank: 0"), "{theirs}");
@@ -210,7 +211,7 @@ fn a_hang_is_ended_by_an_abort_from_another_thread() {
 #[test]
 fn what_should_not_block_is_not_waited_for() {
     for (fault, within) in
-        [("stuck=1", 2500), ("hang=1,abort-fails", 1300), ("hang=1,abort-hangs=20000", 4500)]
+        [("stuck=1", 4000), ("hang=1,abort-fails", 2300), ("hang=1,abort-hangs=20000", 6000)]
     {
         let mut group = Group::start(&[fault, ""]);
         group.join();
@@ -219,6 +220,7 @@ fn what_should_not_block_is_not_waited_for() {
         one.ask("abort-in 200");
         let (ms, own) = error(&one.ask("reduce 0"));
         assert_eq!(own, "Aborted", "{fault}");
+        println!("{fault}: ended by an abort after {} ms", ms - 200);
         assert!((200..within).contains(&ms), "{fault}: {ms} ms");
     }
 }
@@ -242,14 +244,14 @@ fn a_killed_process_is_named_and_the_others_go_on() {
 
 #[test]
 fn a_late_peer_is_waited_for_and_named_after_the_deadline() {
-    let mut group = Group::start(&["", "late=700"]);
+    let mut group = Group::start(&["", "late=2000"]);
     group.join();
     group.reduces(0);
     group.leave();
     let found = group.join_within(300);
     let (ms, first) = error(&found[0]);
     assert!(first.starts_with("PeerLost { rank: 1, silent: true"), "{first}");
-    assert!((300..700).contains(&ms), "{ms} ms");
+    assert!((300..1900).contains(&ms), "{ms} ms");
     error(&found[1]);
 }
 
