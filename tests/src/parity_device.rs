@@ -5,12 +5,12 @@ use super::parity::{
     NO_DROPOUT, Reference, at, check, folder, largest_error, relative_error, setting,
 };
 use ptv2_common::ids::WorkerId;
-use ptv2_common::spec::Precision;
+use ptv2_common::spec::{MethodSpec, Precision};
 use ptv2_daemon::collective::AbortHandle;
 use ptv2_daemon::collective::tcp::{GroupSpec, Listener, Peer, Tcp, Waits};
 use ptv2_daemon::numerics::adamw::AdamW;
 use ptv2_daemon::numerics::schedule::Schedule;
-use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, PREFIX_TABLE, TunedState};
+use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState};
 use ptv2_daemon::numerics::tree::{Node, covering};
 use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::batch::Slice;
@@ -75,8 +75,11 @@ fn gradients_on_a_device_have_the_hosts_bits() {
     for name in ["bert-tiny", "roberta-tiny", "mpnet-tiny", "deberta-tiny"] {
         let reference = Reference::open(&format!("../{name}/reference.safetensors"));
         for precision in [Precision::Fp32, Precision::Bf16] {
-            let setting = setting(5, 3, 1, SOME_DROPOUT);
             let backbone = backbone(&format!("{name}/backbone"), precision);
+            let method = MethodSpec { pre_seq_len: 5, ..MethodSpec::default() };
+            let layout = Layout::of(&method, &backbone.config, 3).unwrap();
+            let plain = setting(5, 3, 1, SOME_DROPOUT);
+            let setting = Arc::new(Setting { layout, ..Setting::clone(&plain) });
             let state = TunedState::new(setting.initial_values(11));
             let [host, mut device] = both(&backbone, &setting);
             device.load(&state).unwrap();

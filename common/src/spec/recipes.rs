@@ -63,6 +63,7 @@ pub fn job_file(task: &str) -> Result<String, Explained> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Precision;
 
     #[test]
     fn the_file_of_each_task_is_a_job_with_the_recipe_s_values() {
@@ -92,6 +93,20 @@ mod tests {
         }
         // Ten that were published, and one for each task without.
         assert_eq!(count, 13);
+    }
+
+    /// A GPU wants bf16 and as few slices as there are GPUs; else it is the same job.
+    #[test]
+    fn the_recipe_for_a_gpu_is_that_of_its_task() {
+        let text = include_str!("../../../configs/gpu/rte-bert-large.toml");
+        let mut spec = JobSpec::from_toml(text).unwrap();
+        assert_eq!(
+            (spec.training.slices.take(), spec.backbone.precision),
+            (Some(1), Precision::Bf16)
+        );
+        spec.backbone.precision = Precision::Fp32;
+        let known = RECIPES.iter().find(|(task, _)| *task == spec.task).unwrap();
+        assert_eq!(spec, JobSpec::from_toml(known.1).unwrap());
     }
 
     #[test]
