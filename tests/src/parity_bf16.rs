@@ -5,7 +5,7 @@ use ptv2_common::spec::Precision;
 use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, PREFIX_TABLE};
 
 /// bf16's unit of rounding. Any one number may be this near to the exact one by luck.
-const ROUNDING: f32 = 0.003_906_25;
+pub(crate) const ROUNDING: f32 = 0.003_906_25;
 
 /// Both are off the exact values. We must be as near to those as transformers is, within half as
 /// much again, and near to transformers.
@@ -36,7 +36,7 @@ fn bf16_is_as_near_to_the_truth_as_transformers_in_bf16() {
 }
 
 /// Euclidean distance as a share of the expected values' length.
-fn distance(found: &[f32], expected: &[f32]) -> f32 {
+pub(crate) fn distance(found: &[f32], expected: &[f32]) -> f32 {
     let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
     let apart = length(&mut found.iter().zip(expected).map(|(a, b)| a - b));
     apart / length(&mut expected.iter().copied())

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char};
 /// Where a driver that is loaded says its version.
 const VERSION_FILE: &str = "/sys/module/nvidia/version";
 /// Letters of a bus address, with its end.
-const BUS: usize = 16;
+const BUS: i32 = 16;
 
 /// A driver that is there, and new enough.
 pub(super) struct Driver {
@@ -136,10 +136,10 @@ fn device(index: u32) -> Result<sys::CUdevice, Explained> {
 }
 
 fn bus(device: sys::CUdevice) -> Result<String, Explained> {
-    let mut text = [0_u8; BUS];
-    let (start, length) = (text.as_mut_ptr().cast::<c_char>(), BUS as i32);
-    // SAFETY: `device` comes from the driver, which writes a C string of at most `length` bytes.
-    let code = unsafe { sys::cuDeviceGetPCIBusId(start, length, device) };
+    let mut text = [0_u8; BUS as usize];
+    let start = text.as_mut_ptr().cast::<c_char>();
+    // SAFETY: `device` comes from the driver, which writes a C string of at most `BUS` bytes.
+    let code = unsafe { sys::cuDeviceGetPCIBusId(start, BUS, device) };
     code.result().map_err(|error| said("its bus address", error))?;
     let text = CStr::from_bytes_until_nul(&text).unwrap_or_default();
     Ok(text.to_string_lossy().into_owned())

@@ -77,11 +77,8 @@ pub fn for_workers(
             Err(error) => return Err(refusal(wish, &choice, error)),
         },
         (Wish::Auto | Wish::Cuda(None), Some(_)) => {
-            let all = count().and_then(|count| {
-                (0..count).try_for_each(|index| usable(index, libtorch_cuda)).map(|()| count)
-            });
-            match all {
-                Ok(count) => (0..count).collect(),
+            match usable_ones(count(), |index| usable(index, libtorch_cuda)) {
+                Ok(all) => all,
                 Err(error) if wish == Wish::Auto => {
                     tracing::info!("workers compute on the CPU: {error}");
                     Vec::new()
@@ -91,6 +88,27 @@ pub fn for_workers(
         }
     };
     Ok(spread(&gpus, workers))
+}
+
+/// Those of the visible GPUs that can be had, or why the first of them cannot.
+fn usable_ones(
+    count: Result<u32, Explained>,
+    usable: impl Fn(u32) -> Result<(), Explained>,
+) -> Result<Vec<u32>, Explained> {
+    let (mut found, mut first) = (Vec::new(), None);
+    for index in 0..count? {
+        match usable(index) {
+            Ok(()) => found.push(index),
+            Err(error) => {
+                tracing::warn!("cuda:{index} is left out: {error}");
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if found.is_empty() => Err(error),
+        Some(_) | None => Ok(found),
+    }
 }
 
 /// Deals GPUs to workers in turn.
@@ -232,6 +250,18 @@ mod tests {
         let choice = Choice { gpu: None, why: "asked for".into(), is_given: false };
         let settled = settle(Wish::Cpu, choice, |_| panic!("no GPU was chosen")).unwrap();
         assert_eq!(settled.compute, Compute::Cpu);
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_had_is_left_out() {
+        let refused = |index: u32| Err(Explained::new(format!("{index} is old")));
+        let but_one = |index| if index == 1 { refused(index) } else { Ok(()) };
+        assert_eq!(usable_ones(Ok(3), but_one), Ok(vec![0, 2]));
+        assert_eq!(usable_ones(Ok(2), refused), Err(Explained::new("0 is old")));
+        assert_eq!(
+            usable_ones(Err(Explained::new("no driver")), but_one),
+            Err(Explained::new("no driver"))
+        );
     }
 
     #[test]

@@ -335,7 +335,9 @@ fn free_memory(compute: Compute) -> Option<u64> {
     match compute {
         // The system gives memory as it is touched, and takes it from elsewhere.
         Compute::Cpu => None,
-        // Nobody asks the driver yet: what does not fit is told when it happens.
-        Compute::Cuda(_) => None,
+        // Where nobody can say, what does not fit is told when it happens.
+        Compute::Cuda(index) => crate::cuda::free_memory(index)
+            .inspect_err(|error| tracing::warn!("cuda:{index}: {error}"))
+            .ok(),
     }
 }

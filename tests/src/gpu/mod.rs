@@ -1,6 +1,7 @@
 //! What is checked on a GPU, by `gpu-test.sh` of `make gpu-bundle`: each check is a test that is ignored
 //! elsewhere, and leaves a line in the report. `PTV2_TEST_DEVICE=cpu` runs all that a processor can.
 
+mod goldens;
 mod jobs;
 mod nccl;
 mod report;
@@ -30,6 +31,27 @@ fn device() -> tch::Device {
         println!("{}", gpu.unwrap());
         tch::Device::Cuda(index as usize)
     })
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t00_goldens_hold_in_fp32() {
+    check("goldens, fp32, within 1e-3", goldens::fp32);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t01_goldens_hold_in_bf16() {
+    check("goldens, bf16", goldens::bf16);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t02_architectures_agree_with_the_processor() {
+    check(
+        "gradients with dropout, four architectures, against the processor",
+        goldens::architectures,
+    );
 }
 
 #[test]

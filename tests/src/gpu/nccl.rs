@@ -60,6 +60,13 @@ fn reduce(group: &mut Nccl, device: Device) {
     }
 }
 
+/// A group of one over TCP, and its listener.
+pub(super) fn over_tcp() -> (Listener, Tcp) {
+    let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let group = alone(&listener, 1, &AbortHandle::default());
+    (listener, group)
+}
+
 fn alone(listener: &Listener, generation: u64, abort: &AbortHandle) -> Tcp {
     let spec = GroupSpec {
         job: "j1".into(),
