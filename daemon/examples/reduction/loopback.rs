@@ -1,9 +1,10 @@
 //! The model of ranks that share one machine: whatever all of them send goes through the same cores and the same
-//! memory, so it takes time by the messages and the bytes of all ranks together.
+//! memory, so it takes processor time by the messages and the bytes of all ranks together. The clock shows at least
+//! that time by the number of cores.
 
 use crate::work::Work;
 
-/// What a message and a byte take, of all ranks, on this machine.
+/// What sending and receiving a message and a byte takes of one core, both ends together.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Constants {
     /// µs for each message, whatever its length.
@@ -16,12 +17,14 @@ pub(crate) struct Constants {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Point {
     pub(crate) work: Work,
-    /// µs.
+    /// Processor time of all ranks, in µs of one core.
     pub(crate) time: f64,
+    /// By the clock, in µs.
+    pub(crate) clock: f64,
 }
 
 impl Constants {
-    /// µs.
+    /// Processor time of all ranks, in µs of one core.
     pub(crate) fn time(self, work: &Work) -> f64 {
         self.message * work.messages() as f64 + self.byte * work.sent() as f64
     }
@@ -30,7 +33,7 @@ impl Constants {
     /// do not tell the two apart.
     pub(crate) fn fitted<'a>(points: impl IntoIterator<Item = &'a Point>) -> Option<Self> {
         let (mut mm, mut mb, mut bb, mut m1, mut b1) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for Point { work, time } in points {
+        for Point { work, time, .. } in points {
             let (message, byte) = (work.messages() as f64 / time, work.sent() as f64 / time);
             mm += message * message;
             mb += message * byte;
@@ -56,7 +59,7 @@ mod tests {
         let made = Constants { message: 17.0, byte: 4e-4 };
         let point = |(values, world)| {
             let work = Work::new(values, 8, world);
-            Point { time: made.time(&work), work }
+            Point { time: made.time(&work), clock: 0.0, work }
         };
         let points: Vec<Point> = [(100, 2), (100, 4), (1_000_000, 2)].map(point).into();
         let found = Constants::fitted(&points).unwrap();

@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["tables"] => println!("{}", tables::all()?),
         ["measure", rounds] => {
-            let found = measure::all(rounds.parse()?)?;
+            let found =
+                measure::all(rounds.parse()?).map_err(|failure| -> Box<dyn Error> { failure })?;
             println!("{}", measure::told(&found)?);
         }
         _ => return Err("expected `tables`, or `measure` and a number of rounds".into()),

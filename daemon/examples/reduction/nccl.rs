@@ -1,6 +1,6 @@
 //! What a reduction over NCCL takes on an assumed network, in µs.
 
-use crate::networks::{ADD, HOST, HOST_CORES, LAUNCH, Link, MEMORY, NVLINK, Network, QUEUE};
+use crate::networks::{ADD, HOST, LAUNCH, Link, MEMORY, NVLINK, Network, QUEUE};
 use crate::work::Work;
 
 /// Of the bandwidth, by protocol: the one for short buffers sends a flag with each word, and waits for none.
@@ -36,7 +36,7 @@ impl Places {
 
 /// The message over TCP before each reduction: to each peer, and from each.
 pub(crate) fn plan(network: &Network, world: usize) -> f64 {
-    network.tcp + (world - 1) as f64 * HOST.message * HOST_CORES
+    network.tcp + (world - 1) as f64 * HOST.message
 }
 
 /// Sends and receives of partial sums, additions in tree order, an all-gather of the sums.
@@ -118,7 +118,7 @@ mod tests {
         close(ordered(network, &work), 30.0 + 2.0 + (14.0 + half) + added + (14.0 + half));
         // Twice around a ring of two.
         close(all_reduce(network, &work), 15.0 + 3.0 * gradient / 2e6 + 2.0 * (14.0 + half));
-        close(plan(network, 2), network.tcp + HOST.message * HOST_CORES);
+        close(plan(network, 2), network.tcp + HOST.message);
     }
 
     #[test]
