@@ -14,13 +14,14 @@ PREFIX ?= /usr/local
 PROFILE ?= release
 export TASK DATA CUDA DEVICE PYTHON
 
-.PHONY: gpu-bundle gpu-test help demo test test-slurm test-stores seaweedfs test-attack bench-api deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
+.PHONY: gpu-bundle gpu-test help demo test test-slurm test-stores seaweedfs test-attack bench-api bench-reduce deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 
 help:
 	@echo "make demo                     run the main job on this machine, from nothing (TASK=cb DATA=… on real data)"
 	@echo "make test                     formatting, lints, unit and end-to-end tests"
 	@echo "make test-attack              all attacks on a coordinator that trains, three minutes; target/attacks.md"
 	@echo "make bench-api                status with 1,000 jobs and 100 followers; target/api.md"
+	@echo "make bench-reduce             what a reduction costs: measured over TCP, modelled for networks; docs/scale.md"
 	@echo "make deny                     licences and sources of the dependencies"
 	@echo "make libtorch                 make target/libtorch from PyPI's wheels; with CUDA=1 for GPUs, too"
 	@echo "make backbone                 fetch the demo's backbone into ~/.cache/ptv2"
@@ -97,6 +98,13 @@ test-attack: libtorch
 # With the release build, on a machine that is idle.
 bench-api: release
 	cargo test --release --package ptv2-tests status_beside_many_followers -- --ignored --nocapture
+
+# On a machine that is idle; ROUNDS=3 is shorter. It needs no torch, so it is built without.
+ROUNDS ?= 15
+REDUCTION = cargo run --release --package ptv2-daemon --no-default-features --example reduction --
+bench-reduce:
+	$(REDUCTION) measure $(ROUNDS)
+	$(REDUCTION) tables
 
 # Licences, sources and unwanted crates of all dependencies.
 deny:
