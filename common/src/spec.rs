@@ -282,8 +282,10 @@ pub struct TrainingSpec {
     #[schema(example = 8)]
     pub slices: Option<u32>,
     /// How gradients are summed. ordered: in a fixed tree over the slices, so that the result does not
-    /// depend on the workers. ring: by NCCL's all-reduce where workers on GPUs use NCCL, which sends less
-    /// in large groups; bits are then those of one group only. Elsewhere ring is ordered. Off: ordered.
+    /// depend on the workers. ring: by NCCL's all-reduce where workers on GPUs use NCCL; bits are then those
+    /// of one group only. It is for groups that ordered slows down: by docs/scale.md, reckoned and not
+    /// measured, those of more than about 32 GPUs, or of several nodes whose GPUs share an adapter.
+    /// Elsewhere ring is ordered. Off: ordered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "ring")]
     pub reduction: Option<Reduction>,
