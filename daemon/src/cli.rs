@@ -293,7 +293,9 @@ fn worker(args: WorkerArgs) -> Result<(), Explained> {
 #[cfg(not(feature = "torch"))]
 fn worker(args: WorkerArgs) -> Result<(), Explained> {
     let choice = device::choose(args.device, variable)?;
-    let config = worker_config(args, device::of_this_build(Wish::Auto, choice, None)?)?;
+    let libtorch_cuda = args.cuda.libtorch_cuda.as_deref();
+    let settled = device::of_this_build(args.device, choice, libtorch_cuda)?;
+    let config = worker_config(args, settled)?;
     Err(Explained::new(format!("this build cannot work for {}", config.coordinator))
         .expected("a build with the feature `torch`, which is on by default"))
 }

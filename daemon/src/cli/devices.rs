@@ -3,7 +3,7 @@
 use clap::Args;
 use ptv2_common::error::Explained;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub(super) struct CudaArgs {
@@ -23,20 +23,20 @@ impl DevicesArgs {
     /// Shows what there is, each with its reason where it is not.
     pub(super) fn show(self) -> Result<(), Explained> {
         let mut lines = Vec::new();
-        report(&self, &mut lines);
+        report(self.cuda.libtorch_cuda.as_deref(), &mut lines);
         let text = lines.join("\n");
         writeln!(std::io::stdout().lock(), "{text}").map_err(|error| Explained::from_error(&error))
     }
 }
 
 #[cfg(not(feature = "torch"))]
-fn report(_: &DevicesArgs, lines: &mut Vec<String>) {
+fn report(_: Option<&Path>, lines: &mut Vec<String>) {
     lines.push("this build does not compute".into());
 }
 
 /// The driver and its GPUs; the PyTorch; what torch says once that is loaded.
 #[cfg(feature = "torch")]
-fn report(args: &DevicesArgs, lines: &mut Vec<String>) {
+fn report(named: Option<&Path>, lines: &mut Vec<String>) {
     use crate::cuda;
     let because = |error: Explained| match error.hint {
         Some(ref hint) => format!("{error}; {hint}"),
@@ -49,7 +49,7 @@ fn report(args: &DevicesArgs, lines: &mut Vec<String>) {
         })),
         Err(error) => lines.push(format!("GPUs     none: {}", because(error))),
     }
-    let found = cuda::find(args.cuda.libtorch_cuda.as_deref(), &super::variable);
+    let found = cuda::find(named, &super::variable);
     let loaded = found.and_then(|pytorch| cuda::load(&pytorch).map(|()| pytorch));
     match loaded {
         Ok(pytorch) => {
