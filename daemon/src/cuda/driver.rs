@@ -176,6 +176,34 @@ pub(super) fn free_memory(index: u32) -> Result<u64, Explained> {
     Ok(free as u64)
 }
 
+/// Makes the context that torch uses on a GPU this thread's: NCCL takes the device from it.
+///
+/// # Errors
+/// When the GPU is not there, or the driver fails.
+pub(super) fn enter(index: u32) -> Result<(), Explained> {
+    is_there(index, open()?.count)?;
+    let device = device(index)?;
+    // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back.
+    let context = unsafe { result::primary_ctx::retain(device) };
+    let context = context.map_err(|error| said("a context", error))?;
+    // SAFETY: `context` was just retained.
+    let code = unsafe { sys::cuCtxSetCurrent(context) };
+    code.result().map_err(|error| said("cuCtxSetCurrent", error))
+}
+
+/// Whether all work of this thread's GPU in its default stream is done.
+///
+/// # Errors
+/// What the driver says, for example that a kernel has failed.
+pub(super) fn is_idle() -> Result<bool, Explained> {
+    // SAFETY: null names the default stream of the thread's context.
+    let code = unsafe { sys::cuStreamQuery(std::ptr::null_mut()) };
+    if code == CUresult::CUDA_ERROR_NOT_READY {
+        return Ok(false);
+    }
+    code.result().map(|()| true).map_err(|error| said("cuStreamQuery", error))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,6 +73,22 @@ pub fn free_memory(index: u32) -> Result<u64, Explained> {
     Ok(driver::free_memory(index)?.saturating_add(settings::unused(index)?))
 }
 
+/// Makes the GPU of this index this thread's, as torch has it.
+///
+/// # Errors
+/// When it is not there, or the driver fails.
+pub fn enter(index: u32) -> Result<(), Explained> {
+    driver::enter(index)
+}
+
+/// Whether the GPU that this thread has [entered](enter) has done all that it was told, in the default stream.
+///
+/// # Errors
+/// What the driver says.
+pub fn is_idle() -> Result<bool, Explained> {
+    driver::is_idle()
+}
+
 /// Loads torch's part for GPUs into this process.
 ///
 /// # Errors

@@ -3,8 +3,9 @@
 use super::Shared;
 use super::held::Exit;
 use crate::collective::Collective;
-use crate::collective::nccl::{self, Library, Nccl, Setting};
+use crate::collective::nccl::{Library, Nccl, Setting};
 use crate::collective::tcp::Tcp;
+use crate::cuda;
 use crate::device::Compute;
 use crate::protocol::transport::{Agreed, Offer, Transport, agree};
 use ptv2_common::api::LogLevel;
@@ -131,7 +132,8 @@ fn card(shared: &Shared) -> Result<String, String> {
             let machine = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
             let machine =
                 machine.map_err(|error| format!("the machine has no boot id: {error}"))?;
-            Ok(format!("{}/{}", machine.trim(), nccl::bus_id(index as usize)?))
+            let gpu = cuda::look(index).map_err(|error| error.to_string())?;
+            Ok(format!("{}/{}", machine.trim(), gpu.bus))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Installed programs find the libraries that were installed with them.
 
-use super::harness::{binary, root, text};
+use super::harness::{binary, outside, root, text};
 use std::process::Command;
 
 #[test]
@@ -8,7 +8,7 @@ fn installed_programs_run_from_their_folder() {
     binary("ptv2d"); // What `make install` installs is then built already.
     let prefix = tempfile::tempdir().unwrap();
     let place = prefix.path().canonicalize().unwrap();
-    let run = Command::new("make")
+    let run = outside(&mut Command::new("make"))
         .args(["install", "PROFILE=dev", &format!("PREFIX={}", place.display())])
         .current_dir(root())
         .output()

@@ -6,7 +6,6 @@
 //!
 //! Read [`Nccl::join`], then [`Nccl::sum_in_order`].
 
-mod driver;
 mod ending;
 mod error;
 mod functions;
@@ -18,15 +17,14 @@ mod sum;
 pub(super) mod tests;
 mod wait;
 
-pub use driver::bus_id;
 pub use error::{NcclError, Version};
 pub use library::{Communicator, Library, State, UniqueId};
 pub use operand::{Piece, Transfer};
 
 use super::tcp::Tcp;
 use super::{AbortHandle, Collective, CollectiveError, Result, Stamp, device};
-use crate::clock;
 use crate::numerics::tree::Node;
+use crate::{clock, cuda};
 use ending::Ending;
 use plan::{Plan, range_of, tile};
 use ptv2_common::spec::Reduction;
@@ -85,7 +83,8 @@ impl Nccl {
         let Setting { library, id, device, reduction, within } = setting;
         let began = clock::now();
         if let Device::Cuda(index) = device {
-            driver::enter(*index).map_err(CollectiveError::Device)?;
+            let index = u32::try_from(*index).unwrap_or(u32::MAX);
+            cuda::enter(index).map_err(|error| CollectiveError::Device(error.to_string()))?;
         }
         let ranks = (tcp.rank(), tcp.world());
         let communicator = Communicator::begin(library, id, ranks, *device).map_err(failed)?;
@@ -175,7 +174,7 @@ impl Nccl {
         let Device::Cuda(_) = self.device else { return Ok(()) };
         self.until("a reduction", self.tcp.patience(), |communicator| {
             communicator.is_ready()?;
-            driver::is_idle().map_err(CollectiveError::Device)
+            cuda::is_idle().map_err(|error| CollectiveError::Device(error.to_string()))
         })
     }
 
