@@ -7,7 +7,7 @@
 use crate::loopback::Constants;
 
 /// Of one core, over TCP, as `docs/scale.md` has measured it: the message as small ones alone, the byte as it was fitted.
-pub(crate) const HOST: Constants = Constants { message: 22.0, byte: 4.13e-04 };
+pub(crate) const HOST: Constants = Constants { message: 21.0, byte: 3.39e-04 };
 
 /// µs that the host takes to check and queue one send or receive of NCCL.
 pub(crate) const QUEUE: f64 = 1.0;
