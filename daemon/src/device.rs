@@ -6,7 +6,7 @@
 
 mod settle;
 
-pub use settle::{Gpu, Settled, for_workers, of_this_build};
+pub use settle::{Gpu, Settled, for_workers, of_this_build, of_this_machine};
 
 use ptv2_common::error::Explained;
 use ptv2_common::session::VisibleDevice;

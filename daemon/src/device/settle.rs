@@ -90,6 +90,17 @@ pub fn for_workers(
     Ok(spread(&gpus, workers))
 }
 
+/// What workers are dealt that this process starts beside itself: every GPU that it may take and that can be had, or the
+/// processor.
+///
+/// # Errors
+/// When the environment names no device that can be counted.
+pub fn of_this_machine() -> Result<Vec<Compute>, Explained> {
+    let choice = super::choose(Wish::Auto, variable)?;
+    let libtorch_cuda = variable("PTV2_LIBTORCH_CUDA");
+    for_workers(Wish::Auto, choice, None, libtorch_cuda.as_deref().map(Path::new))
+}
+
 /// Those of the visible GPUs that can be had, or why the first of them cannot.
 fn usable_ones(
     count: Result<u32, Explained>,
@@ -154,8 +165,7 @@ fn refusal(wish: Wish, choice: &Choice, error: Explained) -> Explained {
     Explained { what, ..error }
 }
 
-#[expect(clippy::disallowed_methods, reason = "where an installed PyTorch may lie")]
-#[cfg(feature = "torch")]
+#[expect(clippy::disallowed_methods, reason = "which GPUs were given, and where PyTorch lies")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -142,7 +142,7 @@ impl Launcher {
         let backend = match config.launcher.kind {
             LauncherKind::None => return Ok(None),
             LauncherKind::Local => {
-                Backend::Local(Local::new(Told::of(config, url)?, config.hub.options()))
+                Backend::Local(Local::new(Told::of(config, url)?, config.hub.options())?)
             }
             LauncherKind::Slurm => {
                 let slurm = Slurm::open(config, Told::of(config, url)?, ways.clock.elapsed())?;
