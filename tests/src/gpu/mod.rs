@@ -10,13 +10,13 @@ use crate::e2e::harness;
 use report::check;
 use std::sync::OnceLock;
 
-/// Whether a GPU is what is checked; says so where not.
-fn on_gpu() -> bool {
-    let is_gpu = harness::device().starts_with("cuda");
-    if !is_gpu {
-        println!("skipped: PTV2_TEST_DEVICE is {}", harness::device());
+/// A check that needs a GPU; elsewhere the report says that it was not run.
+fn check_on_gpu(name: &str, body: impl FnOnce() -> String) {
+    if harness::device().starts_with("cuda") {
+        check(name, body);
+    } else {
+        report::skipped(name, "needs a GPU");
     }
-    is_gpu
 }
 
 /// What this process computes on, as a worker readies itself for it.
@@ -69,9 +69,7 @@ fn t20_two_workers_share_the_device_over_tcp() {
 #[test]
 #[ignore = "run by gpu-test.sh"]
 fn t30_too_much_for_the_memory_is_told_and_survived() {
-    if on_gpu() {
-        check("out of memory is told, and the worker goes on", jobs::too_much);
-    }
+    check_on_gpu("out of memory is told, and the worker goes on", jobs::too_much);
 }
 
 #[test]
@@ -83,9 +81,10 @@ fn t40_a_warm_worker_begins_soon() {
 #[test]
 #[ignore = "run by gpu-test.sh"]
 fn t50_nccl_connects_reduces_aborts_and_connects_again() {
-    if on_gpu() {
-        check("NCCL, a group of one: connect, reduce, abort, connect again", nccl::a_group_of_one);
-    }
+    check_on_gpu(
+        "NCCL, a group of one: connect, reduce, abort, connect again",
+        nccl::a_group_of_one,
+    );
 }
 
 #[test]

@@ -20,6 +20,11 @@ pub(super) fn check(name: &str, body: impl FnOnce() -> String) {
     }
 }
 
+/// Notes a check that cannot be run here.
+pub(super) fn skipped(name: &str, why: &str) {
+    note(&format!("| {name} | not run | {why} | |"));
+}
+
 /// What a panic said.
 fn words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
