@@ -229,7 +229,7 @@ const NOTICE: [SignalKind; 2] = [SignalKind::user_defined1(), SignalKind::user_d
 /// A worker that is asked to end gives up its step after this long.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// The same inside Slurm, which kills what does not end: by default after 30 s, at some sites after 5 s.
-const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1200);
+const SLURM_DRAIN_GRACE: Duration = Duration::from_millis(1000);
 
 /// A terminal's and a service manager's way to stop a process.
 const STOP: [SignalKind; 2] = [SignalKind::interrupt(), SignalKind::terminate()];
@@ -287,7 +287,14 @@ fn worker(args: WorkerArgs) -> Result<(), Explained> {
     });
     // A device thread that gave up its step is not waited for.
     runtime.shutdown_background();
-    result
+    let code = match result {
+        Ok(()) => 0,
+        Err(error) => {
+            fail(&error);
+            1
+        }
+    };
+    crate::worker::leave(code)
 }
 
 #[cfg(not(feature = "torch"))]

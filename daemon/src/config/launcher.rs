@@ -143,14 +143,13 @@ impl LauncherConfig {
 
     fn check_slurm(&self, listen: SocketAddr) -> Result<(), Explained> {
         for option in &self.options {
-            let name = option.split('=').next().unwrap_or_default();
             if !option.starts_with('-') || option.contains(['\n', '\0']) {
                 return Err(Explained::new(format!("`{option}` is no option of sbatch"))
                     .at("launcher.options")
                     .expected("each option as one text, for example \"--partition=gpu\""));
             }
-            if OWN_OPTIONS.contains(&name) {
-                return Err(Explained::new(format!("`{name}` is said by the launcher itself"))
+            if let Some(own) = own_option(option) {
+                return Err(Explained::new(format!("`{own}` is said by the launcher itself"))
                     .at("launcher.options")
                     .expected("other options of sbatch")
                     .hint(
@@ -166,6 +165,16 @@ impl LauncherConfig {
         }
         Ok(())
     }
+}
+
+/// The launcher's own option that this one is, as sbatch reads it: a long one by its beginning, a short one with what
+/// follows it at once.
+fn own_option(option: &str) -> Option<&'static str> {
+    let name = option.split('=').next().unwrap_or_default();
+    OWN_OPTIONS.into_iter().find(|own| {
+        let is_long = own.starts_with("--");
+        if is_long { name.len() > 2 && own.starts_with(name) } else { option.starts_with(own) }
+    })
 }
 
 fn is_variable(name: &str) -> bool {
@@ -204,7 +213,20 @@ mod tests {
         let options = |option: &str| refused(|it| it.options = vec![option.into()]);
         assert_eq!(options("--partition=gpu"), None);
         assert_eq!(options("-pgpu"), None);
-        for option in ["gpu", "--job-name=x", "--export=ALL", "-J", "--time=1\n2"] {
+        assert_eq!(options("--export-nothing"), None, "sbatch refuses it by itself");
+        assert_eq!(options("--acctg-freq=30"), None);
+        for option in [
+            "gpu",
+            "--job-name=x",
+            "--export=ALL",
+            "-J",
+            "-Jx",
+            "-a1-3",
+            "--arr=1-3",
+            "--job",
+            "--expo=ALL",
+            "--time=1\n2",
+        ] {
             assert_eq!(options(option).as_deref(), Some("launcher.options"), "{option}");
         }
     }

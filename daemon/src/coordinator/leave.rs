@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// Workers may take this long to leave. Inside Slurm they are through in two seconds.
-const LEAVING: Duration = Duration::from_millis(2500);
+/// Workers may take this long to leave: inside Slurm they, and then the coordinator, are gone in two seconds.
+const LEAVING: Duration = Duration::from_millis(1800);
 /// How often it is looked whether they have left.
 const LOOK: Duration = Duration::from_millis(50);
 

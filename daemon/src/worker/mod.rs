@@ -87,6 +87,15 @@ pub fn prepare_process(may_be_gpu: bool) -> Result<(), Explained> {
     Ok(())
 }
 
+/// Ends the process without the destructors of torch's libraries: they would take the memory away from under a device
+/// thread that gave up its step and is still in the midst of an operator, and the worker would end by a segmentation
+/// fault.
+#[expect(unsafe_code, reason = "Rust's own exit runs the destructors of all libraries")]
+pub fn leave(code: i32) -> ! {
+    // SAFETY: it ends the process, and runs nothing of it before.
+    unsafe { libc::_exit(code) }
+}
+
 /// A device thread that is to end may take this long, once the session is over.
 const ENDING: Duration = Duration::from_millis(100);
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -176,9 +177,10 @@ impl Process {
         Self(command.stdout(Stdio::null()).stderr(file).spawn().unwrap())
     }
 
-    /// Its exit code, once it has ended by itself.
+    /// Its exit code, once it has ended; as a shell says it, 128 and the signal where one ended it.
     pub(crate) fn ended(&mut self) -> Option<i32> {
-        self.0.try_wait().unwrap().and_then(|status| status.code())
+        let status = self.0.try_wait().unwrap()?;
+        status.code().or_else(|| Some(128 + status.signal()?))
     }
 
     /// Whether it has ended, however.

@@ -28,7 +28,7 @@ pub(crate) mod real_data;
 mod recipes;
 mod score;
 mod seeds;
-mod signals;
+pub(crate) mod signals;
 mod stores;
 mod tasks;
 mod tls;

@@ -3,6 +3,7 @@
 use crate::chaos::clock::now;
 use crate::e2e::harness::{Cluster, binary, hash, minilm, poll, root, superglue, text};
 use crate::e2e::real_data;
+pub(crate) use crate::e2e::signals::OVER;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -11,10 +12,6 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-
-/// What a task may take to end once it is told to: two seconds, and some for a busy machine. The lab's
-/// KillWait is 5 s.
-pub(crate) const OVER: Duration = Duration::from_millis(3500);
 
 /// Steps of the real job: enough to be met on the way.
 pub(crate) const STEPS: u64 = 30;
