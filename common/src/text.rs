@@ -1,4 +1,4 @@
-//! Text of others, made fit for a log or a terminal.
+//! Text of others: made fit for a log or a terminal, and measured before it is parsed.
 
 use std::borrow::Cow;
 
@@ -27,6 +27,12 @@ pub fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Commas and opening brackets of a JSON text, counted without parsing it: it has one value more at most, and
+/// each takes dozens of bytes once it is parsed.
+pub fn commas_and_brackets(json: &[u8]) -> usize {
+    json.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +47,15 @@ mod tests {
         check("\u{202e}txt\u{2028}", "\\u{202e}txt\\u{2028}");
         assert_eq!(escaped_to("abc\n", 3), "abc…");
         assert_eq!(escaped_to("a\n", 3), "a\\n");
+    }
+
+    #[test]
+    fn values_are_no_more_than_commas_and_brackets_and_one() {
+        let check = |json: &str, expected: usize| {
+            assert_eq!(commas_and_brackets(json.as_bytes()), expected, "{json}");
+        };
+        check("1", 0);
+        check("[]", 1);
+        check("[1, 2, {\"a\": []}]", 5);
     }
 }

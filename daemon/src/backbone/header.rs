@@ -2,6 +2,7 @@
 
 use crate::inputs::{Folder, Opened};
 use ptv2_common::error::Explained;
+use ptv2_common::text::commas_and_brackets;
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use std::io::Read;
@@ -90,7 +91,7 @@ impl Header {
         }
         let mut header = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
         read(&mut header)?;
-        let values = header.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+        let values = commas_and_brackets(&header);
         if values > HEADER_VALUES_MAX {
             return Err(refused("the weights' header holds too many values".into())
                 .expected(format!("{HEADER_VALUES_MAX} commas and opening brackets at most")));

@@ -5,6 +5,7 @@ use crate::inputs::{Folder, Opened};
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::spec::DataSpec;
+use ptv2_common::text::commas_and_brackets;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::ops::ControlFlow;
@@ -186,7 +187,7 @@ fn check_size(line: &[u8]) -> Result<(), Explained> {
         return Err(Explained::new(format!("the line has more than {ROW_BYTES_MAX} bytes"))
             .expected(format!("{ONE_A_LINE}, of at most {ROW_BYTES_MAX} bytes")));
     }
-    let parts = line.iter().filter(|byte| b",[{".contains(byte)).count();
+    let parts = commas_and_brackets(line);
     if parts as u64 > ROW_PARTS_MAX {
         return Err(Explained::new(format!("the line has {parts} commas and brackets"))
             .expected(format!("at most {ROW_PARTS_MAX}")));

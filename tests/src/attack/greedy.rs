@@ -1,59 +1,33 @@
 //! Requests that are large, slow, deep or ambiguous.
 
 use super::http::{self, Answer, Request};
+use super::pours::{self, pours};
 use super::probe::now;
-use super::report::Table;
-use super::{Effort, Target};
+use super::report::{LONG, Table};
+use super::{Effort, Target, ambiguous};
 use ptv2_common::access::Scope;
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
-
-/// Ten gigabytes.
-const TEN_GB: u64 = 10 << 30;
-/// Of a request that is refused, no more is taken: what is on its way, what is read and forgotten, and what comes
-/// within the time that a body has.
-const TAKEN_MAX: u64 = 256 << 20;
 
 /// All of this file, each a row of the table.
 pub(super) fn all(target: &Target, effort: Effort, table: &mut Table) {
-    let part = "x".repeat(1 << 16);
-    let told = submit(target).with("content-length", &TEN_GB.to_string()).bytes();
-    table.during("a body of 10 GB, told", target, || pour(target, &told, &part, &[413]));
-    let untold = submit(target).with("transfer-encoding", "chunked").bytes();
-    let chunk = format!("{:x}\r\n{part}\r\n", part.len());
-    table.during("a body of 10 GB, in chunks", target, || pour(target, &untold, &chunk, &[413]));
-    let bytes = "1\r\nx\r\n".repeat(1 << 12);
-    table.during("a body of 10 GB, in chunks of a byte", target, || {
-        pour(target, &untold, &bytes, &[408, 413])
+    table.during("lists of jobs, as fast as they come", target, || lists(target));
+    let pours = pours(target.token(Scope::Submit), target.token(Scope::Read));
+    for pour in &pours {
+        table.during(pour.name, target, || pour.at(target.address));
+    }
+    table.during("the short ones of these, again and again", target, || {
+        let short = || pours.iter().filter(|pour| pour.is_short());
+        let rounds = again(|| short().for_each(|pour| drop(pour.at(target.address))));
+        format!("{rounds} times the same")
     });
-    let extension = format!("1;{part}");
-    table.during("an endless extension of a chunk", target, || {
-        pour(target, &untold, &extension, &[400, 413, 408])
-    });
-    let zeros = "0".repeat(1 << 16);
-    table.during("an endless length of a chunk", target, || {
-        pour(target, &untold, &zeros, &[400, 413, 408])
-    });
-    let ended = [&untold[..], b"0\r\n"].concat();
-    table.during("endless trailers", target, || {
-        pour(target, &ended, &"t: x\r\n".repeat(1 << 12), &[400, 408, 413, 431])
-    });
-    table.during("a million headers", target, || {
-        pour(target, &list(target).open(), &"h: x\r\n".repeat(1 << 12), &[431])
-    });
-    table.during("a header of 10 MB", target, || {
-        pour(target, &[&list(target).open()[..], b"h: "].concat(), &part, &[431])
-    });
-    table.during("an address of 10 MB", target, || pour(target, b"GET /", &part, &[400, 414, 431]));
     table.during("headers without an end, slowly", target, || {
-        slow(target, effort.of(100, 1000), &list(target).open(), b"a")
+        slow(target.address, effort.of(100, 1000), &list(target).open(), b"a")
     });
     table.during("a body without an end, slowly", target, || {
         let begun = [&submit(target).with("content-length", "1000").bytes()[..], b"{"].concat();
-        slow(target, effort.of(100, 1000), &begun, b" ")
+        slow(target.address, effort.of(100, 1000), &begun, b" ")
     });
     table.during("answers that nobody reads", target, || unread(target, effort.of(30, 200)));
     table.during("bodies that are refused", target, || odd_bodies(target));
@@ -63,61 +37,43 @@ pub(super) fn all(target: &Target, effort: Effort, table: &mut Table) {
     table.during("a megabyte of objects, 64 at once", target, || {
         at_once(target, &format!("{{\"spec\": [{}{{}}]}}", "{\"\":{}},".repeat(110_000)))
     });
-    table.during("requests of two lengths", target, || ambiguous(target));
+    table.during("requests of two lengths", target, || ambiguous::all(target));
 }
 
 fn submit(target: &Target) -> Request {
-    let request = Request::new("POST", "/v1/jobs").token(target.token(Scope::Submit));
-    request.with("content-type", "application/json")
+    pours::submit(target.token(Scope::Submit))
 }
 
 fn list(target: &Target) -> Request {
-    Request::new("GET", "/v1/jobs").token(target.token(Scope::Read))
+    pours::list(target.token(Scope::Read))
 }
 
-/// Nothing but looking on, for two seconds.
-pub(super) fn nothing(target: &Target) -> String {
+/// Does the same for as long as an attack takes that is held to its control; how often.
+pub(super) fn again(mut act: impl FnMut()) -> usize {
     let began = now();
-    let mut asked = 0;
-    while began.elapsed() < Duration::from_secs(2) {
-        assert_eq!(target.ask(&list(target).bytes()).status, 200);
-        asked += 1;
+    let mut rounds = 0;
+    while began.elapsed() < LONG {
+        act();
+        rounds += 1;
     }
+    rounds
+}
+
+/// Nothing but looking on.
+pub(super) fn nothing() -> String {
+    again(pause);
+    "nothing".into()
+}
+
+fn lists(target: &Target) -> String {
+    let asked = again(|| assert_eq!(target.ask(&list(target).bytes()).status, 200));
     format!("{asked} lists of jobs")
 }
 
-/// Sends the same part again and again until no more is taken; says what came back, and how much was taken.
-fn pour(target: &Target, head: &[u8], part: &str, expected: &[u16]) -> String {
-    let mut stream = http::connect(target.address);
-    let mut writer = stream.try_clone().unwrap();
-    writer.write_all(head).unwrap();
-    let poured = Arc::new(AtomicU64::new(0));
-    let (count, part) = (Arc::clone(&poured), part.to_owned());
-    let pours = std::thread::spawn(move || {
-        while count.load(Ordering::Relaxed) < TEN_GB && writer.write_all(part.as_bytes()).is_ok() {
-            count.fetch_add(part.len() as u64, Ordering::Relaxed);
-        }
-    });
-    let answer = http::read(&mut stream);
-    drop(stream.shutdown(Shutdown::Both));
-    pours.join().unwrap();
-    let taken = poured.load(Ordering::Relaxed);
-    assert!(taken < TAKEN_MAX, "{taken} bytes were taken");
-    match answer {
-        Some(answer) => {
-            assert!(expected.contains(&answer.status), "{answer:?}");
-            format!("{} after {} KiB", answer.status, taken >> 10)
-        }
-        // A reset overtakes the answer to whoever goes on writing.
-        None => format!("closed after {} KiB", taken >> 10),
-    }
-}
-
 /// So many connections begin a request and go on by a byte now and then.
-fn slow(target: &Target, connections: usize, begun: &[u8], more: &[u8]) -> String {
+pub(crate) fn slow(address: SocketAddr, connections: usize, begun: &[u8], more: &[u8]) -> String {
     let began = now();
-    let mut streams: Vec<TcpStream> =
-        (0..connections).map(|_| http::connect(target.address)).collect();
+    let mut streams: Vec<TcpStream> = (0..connections).map(|_| http::connect(address)).collect();
     for stream in &mut streams {
         stream.write_all(begun).unwrap();
         stream.set_nonblocking(true).unwrap();
@@ -230,94 +186,21 @@ fn odd_bodies(target: &Target) -> String {
     format!("{} bodies refused with 400 or 422", 5 * count)
 }
 
-/// Many connections that send the same body at once.
+/// Many connections that send the same body at once, again and again.
 fn at_once(target: &Target, body: &str) -> String {
     assert!(body.len() <= 1 << 20, "{}", body.len());
     let request = Request::new("POST", "/v1/plan").token(target.token(Scope::Submit)).json(body);
-    let answers: Vec<Answer> = std::thread::scope(|scope| {
-        let asks: Vec<_> =
-            (0..64).map(|_| scope.spawn(|| http::ask(target.address, &request).unwrap())).collect();
-        asks.into_iter().map(|ask| ask.join().unwrap()).collect()
-    });
     let mut statuses = std::collections::BTreeMap::new();
-    for answer in answers {
-        assert!(matches!(answer.status, 400 | 408 | 413 | 422 | 503), "{answer:?}");
-        *statuses.entry(answer.status).or_insert(0) += 1;
-    }
+    again(|| {
+        let answers: Vec<Answer> = std::thread::scope(|scope| {
+            let ask = || http::ask(target.address, &request).unwrap();
+            let asks: Vec<_> = (0..64).map(|_| scope.spawn(ask)).collect();
+            asks.into_iter().map(|ask| ask.join().unwrap()).collect()
+        });
+        for answer in answers {
+            assert!(matches!(answer.status, 400 | 408 | 413 | 422 | 503), "{answer:?}");
+            *statuses.entry(answer.status).or_insert(0) += 1;
+        }
+    });
     format!("{statuses:?}")
-}
-
-/// Requests that two readers could take for different ones. What hides in the body of the first is never
-/// answered as if it had a token.
-fn ambiguous(target: &Target) -> String {
-    let token = target.token(Scope::Read);
-    let hidden = "GET /v1/jobs HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let post = |headers: &str, body: &str| {
-        format!(
-            "POST /v1/plan HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\n\
-             content-type: application/json\r\n{headers}\r\n{body}"
-        )
-    };
-    let length = hidden.len();
-    let cases = [
-        (
-            "two lengths",
-            post(&format!("content-length: 2\r\ncontent-length: {length}\r\n"), hidden),
-        ),
-        ("a list of lengths", post(&format!("content-length: 2, {length}\r\n"), hidden)),
-        ("a signed length", post("content-length: +2\r\n", hidden)),
-        ("a negative length", post("content-length: -2\r\n", hidden)),
-        ("a length in hexadecimal", post("content-length: 0x2\r\n", hidden)),
-        ("a length that is too large", post("content-length: 99999999999999999999999\r\n", hidden)),
-        (
-            "a length and chunks",
-            post(
-                "content-length: 2\r\ntransfer-encoding: chunked\r\n",
-                &format!("0\r\n\r\n{hidden}"),
-            ),
-        ),
-        (
-            "chunks and a length",
-            post(
-                "transfer-encoding: chunked\r\ncontent-length: 2\r\n",
-                &format!("0\r\n\r\n{hidden}"),
-            ),
-        ),
-        (
-            "two codings",
-            post("transfer-encoding: chunked\r\ntransfer-encoding: identity\r\n", hidden),
-        ),
-        ("an unknown coding", post("transfer-encoding: xchunked\r\n", hidden)),
-        ("a coding with a tab", post("transfer-encoding:\tchunked, gzip\r\n", hidden)),
-        ("a space before the colon", post(&format!("content-length : {length}\r\n"), hidden)),
-        ("a line that goes on", post(&format!("content-length: 2\r\n x: {length}\r\n"), hidden)),
-        ("line feeds alone", post("a: b\n\n", hidden).replace("\r\n", "\n")),
-        ("a carriage return alone", post("a: b\rcontent-length: 2\r\n", hidden)),
-        (
-            "a chunk that is too large",
-            post("transfer-encoding: chunked\r\n", "ffffffffffffffff1\r\nx"),
-        ),
-        ("a chunk of no length", post("transfer-encoding: chunked\r\n", "\r\nx\r\n")),
-        (
-            "HTTP/1.0 in chunks",
-            post("transfer-encoding: chunked\r\n", hidden).replace("/1.1", "/1.0"),
-        ),
-        ("HTTP/2 without a warning", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned()),
-        ("HTTP/9", "GET /v1/jobs HTTP/9.9\r\nhost: localhost\r\n\r\n".to_owned()),
-        ("TLS", "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\u{3}\u{3}\r\n\r\n".to_owned()),
-    ];
-    let count = cases.len();
-    for (name, bytes) in cases {
-        let mut stream = http::connect(target.address);
-        stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
-        drop(stream.write_all(bytes.as_bytes()));
-        drop(stream.shutdown(Shutdown::Write));
-        let mut said = Vec::new();
-        // It may be cut off with a reset.
-        drop(stream.read_to_end(&mut said));
-        let said = String::from_utf8_lossy(&said);
-        assert!(!said.contains(" 200 "), "{name}: {said}");
-        assert!(!said.contains(" 500 "), "{name}: {said}");
-    }
-    format!("none of {count} was answered with what hides in it")
 }

@@ -1,9 +1,9 @@
 //! Strangers at the listener of a group that trains: recorded and forged handshakes, floods, and frames
 //! before any proof. A real handshake is recorded on its way between two workers.
 
-use super::Effort;
-use super::probe;
-use crate::e2e::harness::{Cluster, hash, poll, superglue, tiny_cb};
+use super::{Effort, GROWTH_MAX, probe};
+use crate::e2e::harness::usage::{Growth, mib};
+use crate::e2e::harness::{Cluster, Process, hash, poll, superglue, tiny_cb};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -15,19 +15,24 @@ const WAIT: u8 = 0;
 /// Whatever is answered comes within this time.
 const SOON: Duration = Duration::from_secs(3);
 
-/// What came back, by attack.
+/// What came back, by attack, and what memory the workers took more.
 #[derive(Default)]
 pub(crate) struct Table(String);
 
 impl Table {
-    fn row(&mut self, attack: &str, back: &str) {
-        println!("| {attack} | {back} |");
-        writeln!(self.0, "| {attack} | {back} |").unwrap();
+    /// What came back, while the workers grew by no more than they may.
+    fn row(&mut self, attack: &str, back: &str, memory: &Growth) {
+        let grown = memory.most();
+        let line = format!("| {attack} | {back} | {:.1} MiB |", mib(grown));
+        println!("{line}");
+        assert!(grown < GROWTH_MAX, "{attack}: a worker took {} KiB more", grown >> 10);
+        writeln!(self.0, "{line}").unwrap();
     }
 
     /// In Markdown.
     pub(crate) fn text(&self) -> String {
-        format!("| attack on a group | what came back |\n|---|---|\n{}", self.0)
+        let head = "| attack on a group | what came back | a worker's memory |\n|---|---|---|\n";
+        format!("{head}{}", self.0)
     }
 }
 
@@ -103,6 +108,63 @@ fn flood(listen: SocketAddr, greeting: &[u8], count: usize) -> Vec<TcpStream> {
     silent.chain(forged).collect()
 }
 
+/// What a dialler said first. Magic, its group's name behind its length, generation, ranks, nonce; then the seal of
+/// that greeting, and the proof.
+struct Recorded {
+    bytes: Vec<u8>,
+    generation: usize,
+    greeting: usize,
+    sealed: usize,
+    handshake: usize,
+}
+
+impl Recorded {
+    fn new(bytes: Vec<u8>) -> Self {
+        let generation = 9 + usize::from(bytes[8]);
+        let greeting = generation + 8 + 4 + 4 + 32;
+        Self { bytes, generation, greeting, sealed: greeting + 32, handshake: greeting + 64 }
+    }
+
+    fn name(&self) -> &[u8] {
+        &self.bytes[9..self.generation]
+    }
+
+    fn changed(&self, at: usize, to: u8) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes[at] ^= to;
+        bytes
+    }
+
+    /// Of a later generation, under the seal of this one.
+    fn later(&self) -> Vec<u8> {
+        self.changed(self.generation, 3)
+    }
+
+    fn later_greeting(&self) -> Vec<u8> {
+        self.later()[..self.sealed].to_vec()
+    }
+
+    /// What a stranger makes of it, and of one of a former job.
+    fn forgeries(&self, former: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+        let whole = &self.bytes;
+        let frame = [&[1][..], &1_u64.to_le_bytes(), &[0; 8], &u64::MAX.to_le_bytes()].concat();
+        vec![
+            ("the whole handshake and what followed it, recorded", whole.clone()),
+            ("the handshake alone", whole[..self.handshake].to_vec()),
+            ("the greeting with its seal", whole[..self.sealed].to_vec()),
+            ("the greeting without its seal", whole[..self.greeting].to_vec()),
+            ("a handshake of another job", former[..self.handshake].to_vec()),
+            ("a later generation under the seal of this one", self.later()),
+            ("another rank", self.changed(self.generation + 8, 2)),
+            ("a wrong seal", self.changed(self.greeting, 1)),
+            ("an older protocol", self.changed(7, 3)),
+            ("a name that is too long", [&whole[..8], &[255], &[b'j'; 255]].concat()),
+            ("a frame of 2^64 bytes, before any proof", frame),
+            ("an HTTP request", b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec()),
+        ]
+    }
+}
+
 /// All of this file, against a job of two workers, whose result is the same as ever.
 pub(super) fn all(effort: Effort) -> Table {
     let mut table = Table::default();
@@ -124,51 +186,32 @@ pub(super) fn all(effort: Effort) -> Table {
     let id = cluster.submit(&job, &more);
     cluster.reaches(&id, 1);
     let recorded = recorded.recv().unwrap();
-    let said = |bytes: &[u8], attack: &str, table: &mut Table| {
-        let back = knock(listen, bytes);
+    let memory = || Growth::of(cluster.workers.iter().map(Process::pid));
+    let forged = Recorded::new(recorded);
+    assert_eq!(forged.name(), id.as_bytes());
+    for (attack, bytes) in forged.forgeries(&former) {
+        let grown = memory();
+        let back = knock(listen, &bytes);
         assert_eq!(back, Vec::<u8>::new(), "{attack}: {back:?}");
-        table.row(attack, "not a word");
-    };
-    // Magic, the name and its length, generation, ranks, nonce; then the seal, and the proof.
-    let name = usize::from(recorded[8]);
-    let greeting = 8 + 1 + name + 8 + 4 + 4 + 32;
-    assert_eq!(&recorded[9..9 + name], id.as_bytes());
-    let (sealed, handshake) = (greeting + 32, greeting + 64);
-    said(&recorded, "the whole handshake and what followed it, recorded", &mut table);
-    said(&recorded[..handshake], "the handshake alone", &mut table);
-    said(&recorded[..sealed], "the greeting with its seal", &mut table);
-    said(&recorded[..greeting], "the greeting without its seal", &mut table);
-    said(&former[..handshake], "a handshake of another job", &mut table);
-    let changed = |at: usize, to: u8| {
-        let mut bytes = recorded.clone();
-        bytes[at] ^= to;
-        bytes
-    };
-    said(&changed(9 + name, 3), "a later generation under the seal of this one", &mut table);
-    said(&changed(9 + name + 8, 2), "another rank", &mut table);
-    said(&changed(greeting, 1), "a wrong seal", &mut table);
-    said(&changed(7, 3), "an older protocol", &mut table);
-    said(&[&recorded[..8], &[255], &[b'j'; 255]].concat(), "a name that is too long", &mut table);
-    let frame = [&[1][..], &1_u64.to_le_bytes(), &[0; 8], &u64::MAX.to_le_bytes()].concat();
-    said(&frame, "a frame of 2^64 bytes, before any proof", &mut table);
-    said(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", "an HTTP request", &mut table);
+        table.row(attack, "not a word", &grown);
+    }
 
-    let later = changed(9 + name, 3)[..sealed].to_vec();
-    let flood = flood(listen, &later, effort.of(300, 1000));
+    let grown = memory();
+    let flood = flood(listen, &forged.later_greeting(), effort.of(300, 1000));
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     assert_eq!(status["generation"], 1, "a worker was lost: {status:#}");
     let attack = format!("{} silent or forged connections", flood.len());
-    table.row(&attack, "the job ends as ever");
+    table.row(&attack, "the job ends as ever", &grown);
 
     // A group forms while the flood stands before its door.
-    let began = probe::now();
+    let (began, grown) = (probe::now(), memory());
     let third = cluster.submit(&job, &more);
     cluster.reaches(&third, 1);
     let took = began.elapsed();
     assert!(took < Duration::from_secs(20), "{took:?}");
     let text = format!("a group forms and trains within {:.1} s", took.as_secs_f64());
-    table.row("the same, before a group forms", &text);
+    table.row("the same, before a group forms", &text, &grown);
     cluster.ctl(&["cancel", &third]);
     drop(flood);
     poll("the end", || (cluster.json(&["status", &third])["state"] == "cancelled").then_some(()));

@@ -4,14 +4,17 @@
 //! The short form of each is an end-to-end test (`e2e/attack.rs`); all of it is `make test-attack`, whose
 //! table lands in `target/attacks.md`.
 
+mod ambiguous;
+mod control;
 mod files;
 mod followers;
-mod greedy;
+pub(crate) mod greedy;
 mod groups;
 mod hostile;
 mod http;
 mod logs;
 mod names;
+pub(crate) mod pours;
 mod probe;
 mod report;
 mod routes;
@@ -41,7 +44,7 @@ impl Effort {
 }
 
 /// What a coordinator may take more memory for during any attack.
-const GROWTH_MAX: u64 = 64 << 20;
+pub(crate) const GROWTH_MAX: u64 = 64 << 20;
 
 /// Who may do what, and that nothing else can be done.
 pub(crate) fn of_routes(target: &Target) {
@@ -64,10 +67,11 @@ pub(crate) fn of_names(target: &Target, effort: Effort) {
 /// Requests that are large, slow or ambiguous, messages of workers, and files that jobs name.
 pub(crate) fn of_all_else(target: &Target, effort: Effort) -> report::Table {
     let mut table = report::Table::default();
-    table.during("nothing", target, || greedy::nothing(target));
+    table.during("nothing", target, greedy::nothing);
     greedy::all(target, effort, &mut table);
     sessions::all(target, effort, &mut table);
     files::all(target, effort, &mut table);
+    table.take_steps(target);
     logs::check(&target.log(), logs::Format::Json);
     target.is_as_it_was();
     table

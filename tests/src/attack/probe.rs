@@ -2,6 +2,7 @@
 
 use super::Target;
 use super::http::{self, Request};
+use crate::e2e::harness::usage::{Growth, usage};
 use ptv2_common::access::Scope;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -15,13 +16,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
 pub(super) fn now() -> Instant {
     Instant::now()
-}
-
-/// A line of a process's status, in bytes.
-pub(super) fn memory(pid: u32, line: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let found = status.lines().find_map(|one| one.strip_prefix(line)?.strip_prefix(':')).unwrap();
-    found.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
 /// The job's status as a reader asks for it, over a connection of its own.
@@ -45,20 +39,46 @@ pub(super) struct Seen {
     /// How long an answer of `/healthz` and of a job's status took: the longest, and 99 of 100.
     pub(super) health: [Duration; 2],
     pub(super) status: [Duration; 2],
+    /// Processor time of the attacker and the coordinator, in a second.
+    pub(super) cores: f64,
     /// Steps a second of the job that trains.
     pub(super) steps_per_s: f64,
+    /// The job's steps of which the first and the last answer told.
+    pub(super) steps: [u64; 2],
+}
+
+/// Processor time of this process and the coordinator, from some moment on.
+pub(super) struct Spent {
+    pids: [u32; 2],
+    began: Instant,
+    before: Duration,
+}
+
+impl Spent {
+    pub(super) fn begin(target: &Target) -> Self {
+        let pids = [std::process::id(), target.pid()];
+        Self { pids, began: now(), before: cpu(pids) }
+    }
+
+    /// So much in a second.
+    pub(super) fn cores(&self) -> f64 {
+        (cpu(self.pids) - self.before).div_duration_f64(self.began.elapsed())
+    }
+}
+
+fn cpu(pids: [u32; 2]) -> Duration {
+    pids.into_iter().map(|pid| usage(pid).unwrap().cpu).sum()
 }
 
 /// Looks on until it is asked what it saw.
 pub(super) struct Watch {
-    pid: u32,
-    resident: u64,
-    began: Instant,
+    memory: Growth,
+    spent: Spent,
     over: Sender<()>,
     thread: JoinHandle<Looks>,
 }
 
-/// What one thread has seen: times of answers, and the first and last step with when.
+/// What one thread has seen: times of answers, and the job's step with when it was.
 #[derive(Default)]
 struct Looks {
     health: Vec<Duration>,
@@ -69,30 +89,25 @@ struct Looks {
 impl Watch {
     /// Begins. The highest mark of memory is of what follows.
     pub(super) fn begin(target: &Target) -> Self {
-        let pid = target.pid();
-        std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-        let resident = memory(pid, "VmRSS");
+        let memory = Growth::of([target.pid()]);
         let (over, ends) = channel();
         let address = target.address;
         let requests = [Request::new("GET", "/healthz").bytes(), job_request(target)];
         let thread = std::thread::spawn(move || look(address, &requests, &ends));
-        Self { pid, resident, began: now(), over, thread }
+        Self { memory, spent: Spent::begin(target), over, thread }
     }
 
     /// Ends, and says what was seen.
     pub(super) fn end(self) -> Seen {
-        let time = self.began.elapsed();
-        let growth = memory(self.pid, "VmHWM").saturating_sub(self.resident);
+        let (time, cores) = (self.spent.began.elapsed(), self.spent.cores());
+        let growth = self.memory.most();
         drop(self.over);
         let looks = self.thread.join().unwrap();
-        let steps_per_s = match (looks.steps.first(), looks.steps.last()) {
-            (Some((first, from)), Some((last, to))) if last > first => {
-                (to - from) as f64 / (*last - *first).as_secs_f64()
-            }
-            (_, _) => f64::NAN,
-        };
+        let ((first, from), (last, to)) = (looks.steps[0], looks.steps[looks.steps.len() - 1]);
+        // No number after a single look.
+        let steps_per_s = (to - from) as f64 / (last - first).as_secs_f64();
         let [health, status] = [looks.health, looks.status].map(high);
-        Seen { growth, time, health, status, steps_per_s }
+        Seen { growth, time, health, status, cores, steps_per_s, steps: [from, to] }
     }
 }
 

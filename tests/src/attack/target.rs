@@ -19,8 +19,9 @@ pub(crate) struct Target {
     pub(super) address: SocketAddr,
     /// A token of each scope, in the order of [`Scope::ALL`].
     tokens: [String; 4],
-    /// The job that trains meanwhile.
+    /// The job that trains meanwhile, and the rows of each of its steps.
     pub(super) job: String,
+    pub(super) batch: f64,
     /// A text that nobody may get: it lies beside the state folder.
     pub(super) canary: String,
     /// The folder that jobs may read.
@@ -46,7 +47,13 @@ impl Target {
         cluster.worker(1, &[]);
         let job = cluster.submit(
             &tiny_cb(data, "checkpoint.every = 1000000"),
-            &["--set", "training.epochs=1000000", "--set", "training.eval_every=100000"],
+            // No batch is partial: a step's time follows from its rows a second.
+            &[
+                ["--set", "training.epochs=1000000"],
+                ["--set", "training.eval_every=100000"],
+                ["--set", "data.max_train_rows=36"],
+            ]
+            .concat(),
         );
         cluster.reaches(&job, 20);
         let address = cluster.listen().parse().unwrap();
@@ -57,7 +64,7 @@ impl Target {
         };
         let tokens = Scope::ALL.map(made);
         let before = listed(&folder);
-        Self { cluster, address, tokens, job, canary, place, before }
+        Self { cluster, address, tokens, job, batch: 12.0, canary, place, before }
     }
 
     /// A token that is good for something.

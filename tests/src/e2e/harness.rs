@@ -1,5 +1,7 @@
 //! Starts the real binaries in a folder of their own, on any free port, and stops them again.
 
+pub(crate) mod usage;
+
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;

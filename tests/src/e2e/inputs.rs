@@ -2,6 +2,7 @@
 
 mod stores;
 
+use super::harness::usage::usage;
 use super::harness::{Cluster, binary, copy_tiny, ends, superglue, text, tiny, tiny_cb};
 use std::fs;
 use std::io::Write;
@@ -82,13 +83,6 @@ fn a_coordinator_does_not_start_with_such_places() {
     }
 }
 
-/// Bytes that a process has held at most.
-fn peak(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
 /// Copies of CB's files with one of them spoiled.
 fn spoiled(cluster: &Cluster, data: &Path) -> PathBuf {
     let root = cluster.folder.path().join("data");
@@ -108,7 +102,8 @@ fn hostile_files_are_refused_in_little_memory_and_time() {
     let whole = cluster.json(&["plan", &cluster.file("plan.toml", &tiny_cb(&root, ""))]);
     assert_eq!(whole["train_rows"], 37);
     let pid = cluster.daemon.as_ref().unwrap().pid();
-    let before = peak(pid);
+    let peak = || usage(pid).unwrap().peak;
+    let before = peak();
 
     // A line of a gigabyte, which is as large as a file may be.
     let mut file = fs::File::create(&rows).unwrap();
@@ -142,7 +137,7 @@ fn hostile_files_are_refused_in_little_memory_and_time() {
     fs::write(backbone.join("model.safetensors"), bytes).unwrap();
     refused(&cluster, &job, &["the weights are cut off", "model.safetensors"]);
 
-    let grown = peak(pid).saturating_sub(before);
+    let grown = peak().saturating_sub(before);
     println!("hostile files: the coordinator's peak memory grew by {} KiB", grown >> 10);
     assert!(grown < 64 << 20, "{grown} bytes");
 }

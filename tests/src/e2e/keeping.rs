@@ -309,10 +309,3 @@ fn jobs_are_recovered_from_another_store() {
     let run = cluster.ctl(&["eval", &done, "--wait"]);
     assert!(run.status.success(), "{}", text(&run.stderr));
 }
-
-/// The peak of a process's memory, in KiB.
-fn peak_kib(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}

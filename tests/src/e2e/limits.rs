@@ -1,13 +1,15 @@
 //! What slow and greedy clients do to a coordinator, and to a job that trains meanwhile: nothing.
 
-use super::harness::{Cluster, DEADLINE, coordinator_file, hash, poll, superglue, text, tiny_cb};
+use super::harness::usage::Growth;
+use super::harness::{Cluster, DEADLINE, coordinator_file, hash, poll, superglue, tiny_cb};
+use crate::attack::GROWTH_MAX;
+use crate::attack::greedy::slow;
+use crate::attack::pours::pours;
 use ptv2_common::api::LogLevel;
 use ptv2_common::ids::JobId;
 use ptv2_daemon::coordinator::journal::{Entry, Journal};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Short, so that the test is.
@@ -15,8 +17,6 @@ const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_
                     streams_per_token = 20\nrefusals_per_minute = 5\n";
 /// Lines of a log, of 8 KiB each.
 const LINES: usize = 1500;
-/// What a coordinator may grow by, whatever clients do.
-const GROWTH_KIB: u64 = 64 << 10;
 
 /// A coordinator under attack.
 struct Target {
@@ -35,38 +35,6 @@ impl Target {
     /// The head of a request, without the empty line at its end.
     fn head(&self, request: &str) -> String {
         format!("{request} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {}\r\n", self.token)
-    }
-
-    /// Sends what comes out of `next` again and again until it is taken no more; the answer, and how many
-    /// bytes were taken.
-    fn pour(&self, head: &str, next: impl Fn(u64) -> String + Send + 'static) -> (String, u64) {
-        let mut stream = self.connect();
-        let mut writer = stream.try_clone().unwrap();
-        writer.write_all(head.as_bytes()).unwrap();
-        let poured = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&poured);
-        let pours = std::thread::spawn(move || {
-            for round in 0.. {
-                let part = next(round);
-                if writer.write_all(part.as_bytes()).is_err() {
-                    return;
-                }
-                count.fetch_add(part.len() as u64, Ordering::Relaxed);
-            }
-        });
-        let mut answer = Vec::new();
-        // The end of the connection may be a reset: there was more to read.
-        drop(stream.read_to_end(&mut answer));
-        drop(stream);
-        pours.join().unwrap();
-        (text(&answer), poured.load(Ordering::Relaxed))
-    }
-
-    fn memory_kib(&self, what: &str) -> u64 {
-        let pid = self.cluster.daemon.as_ref().unwrap().pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
-        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
     }
 }
 
@@ -89,16 +57,12 @@ fn slow_and_greedy_clients_hold_nobody_up() {
     cluster.serve_by(&config(&cluster, &listen));
     cluster.has_workers(1);
     let target = Target { cluster, address: listen.parse().unwrap(), token };
-    let pid = target.cluster.daemon.as_ref().unwrap().pid();
-    // From now on the highest mark is of what follows.
-    std::fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
-    let before = target.memory_kib("VmRSS");
+    let memory = Growth::of([target.cluster.daemon.as_ref().unwrap().pid()]);
     let id = target.cluster.submit(&job, &long);
     target.cluster.reaches(&id, 1);
 
-    slow_heads(&target);
-    endless_bodies(&target);
-    endless_heads(&target);
+    endless_requests(&target);
+    slow_requests(&target);
     strangers(&target);
     idle_connections(&target);
     followers_that_do_not_read(&target, ended);
@@ -106,60 +70,30 @@ fn slow_and_greedy_clients_hold_nobody_up() {
     let status = target.cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     assert_eq!(status["generation"], 1, "no worker was lost: {status:#}");
-    let grown = target.memory_kib("VmHWM").saturating_sub(before);
-    println!("memory: {before} KiB before, {grown} KiB more at the highest");
-    assert!(grown < GROWTH_KIB, "{grown} KiB");
+    println!("memory: {} KiB more at the highest", memory.most() >> 10);
+    assert!(memory.most() < GROWTH_MAX, "{} bytes", memory.most());
 }
 
-/// Heads that never end are cut off in time.
+/// Bodies of ten gigabytes, a million headers and the like are refused, and whoever sends them hears so.
+fn endless_requests(target: &Target) {
+    for pour in pours(&target.token, &target.token) {
+        let back = pour.at(target.address);
+        println!("{}: {back}", pour.name);
+        assert!(!back.starts_with("closed"), "{}", pour.name);
+    }
+}
+
+/// Heads and bodies that stop in the middle are cut off in time.
 #[expect(clippy::disallowed_methods, reason = "measures how long it takes")]
-fn slow_heads(target: &Target) {
-    let began = Instant::now();
-    let head = target.head("GET /v1/jobs");
-    let mut slow: Vec<TcpStream> = (0..200).map(|_| target.connect()).collect();
-    for stream in &mut slow {
-        stream.write_all(head.as_bytes()).unwrap();
+fn slow_requests(target: &Target) {
+    let body = target.head("POST /v1/jobs") + "content-length: 1000\r\n\r\n{";
+    for (count, begun) in [(200, target.head("GET /v1/jobs")), (1, body)] {
+        let began = Instant::now();
+        let back = slow(target.address, count, begun.as_bytes(), b"");
+        println!("{back}");
+        assert!(began.elapsed() < Duration::from_secs(10), "{back}");
+        assert!(count > 1 || back.contains("408"), "{back}");
     }
-    for mut stream in slow {
-        drop(stream.read_to_end(&mut Vec::new()));
-    }
-    let took = began.elapsed();
-    println!("200 heads that never end: all cut off after {took:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
-}
-
-/// Bodies of ten gigabytes are refused at the beginning.
-fn endless_bodies(target: &Target) {
-    let part = "x".repeat(1 << 16);
-    let told = target.head("POST /v1/jobs") + "content-length: 10737418240\r\n\r\n";
-    let plain = part.clone();
-    let (answer, taken) = target.pour(&told, move |_| plain.clone());
-    println!("10 GB with their length told: {taken} bytes taken");
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(taken < 16 << 20, "{taken}");
-    let untold = target.head("POST /v1/jobs") + "transfer-encoding: chunked\r\n\r\n";
-    let chunk = format!("{:x}\r\n{part}\r\n", part.len());
-    let (answer, taken) = target.pour(&untold, move |_| chunk.clone());
-    println!("10 GB in chunks: {taken} bytes taken");
-    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
-    assert!(taken < 16 << 20, "{taken}");
-    // One that stops in the middle.
-    let mut stream = target.connect();
-    let slow = target.head("POST /v1/jobs") + "content-length: 1000\r\n\r\n{";
-    stream.write_all(slow.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-}
-
-/// A million headers are refused after the first few.
-fn endless_heads(target: &Target) {
-    let head = target.head("GET /v1/jobs");
-    let (answer, taken) = target
-        .pour(&head, |round| (0..1000).map(|number| format!("h{round}-{number}: x\r\n")).collect());
-    println!("a million headers: {taken} bytes taken");
-    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
-    assert!(taken < 16 << 20, "{taken}");
 }
 
 /// Who has no token is told so a few times a minute; who has one is heard all the same.

@@ -68,50 +68,64 @@ fn several_people_have_tokens_of_their_own() {
     assert_eq!(code(&with(&cluster, &anna, &["cancel", &id(&first)])), 0);
     assert_eq!(code(&cluster.ctl(&["token", "create", "--name", "A b", "--scope", "read"])), 2);
 
-    // A stream ends with the token that it was opened with.
-    let url = format!("{}/v1/jobs/{}/events/stream", cluster.url(), id(&hers));
-    let stream = reqwest::blocking::Client::new().get(url).bearer_auth(secret(&ben));
-    let mut stream = stream.send().unwrap();
-    assert_eq!(stream.status(), 200);
-    assert_eq!(code(&cluster.ctl(&["token", "revoke", &ben_id])), 0);
-    let mut seen = String::new();
-    // It is cut off, whatever that looks like to the reader.
-    drop(stream.read_to_string(&mut seen));
-    assert!(seen.contains("submitted"), "{seen}");
-    assert_eq!(code(&with(&cluster, &ben, &["status"])), 6, "revoked");
-
+    revoked_while_it_follows(&cluster, &id(&hers), (&ben, &ben_id));
     let listed = cluster.json(&["token", "list"]);
     let of = |id: &str| listed.as_array().unwrap().iter().find(|one| one["id"] == id).unwrap();
     assert!(of(&ben_id)["revoked_unix_ms"].is_u64() && of(&ben_id)["expires_unix_ms"].is_u64());
     assert!(of(&anna_id)["last_used_unix_ms"].is_u64(), "{listed:#}");
     let table = text(&cluster.ctl(&["token", "list"]).stdout);
     assert!(table.contains("revoked") && table.contains("worker-token"), "{table}");
+    is_audited(
+        &cluster,
+        &[
+            ["user", "POST /v1/tokens", &anna_id, "done"],
+            ["anna", "POST /v1/jobs", &id(&hers), "done"],
+            ["ben", "POST /v1/jobs/{job}/cancel", &id(&hers), "scope_too_small"],
+            ["anna", "POST /v1/jobs/{job}/cancel", &id(&first), "done"],
+            ["user", "DELETE /v1/tokens/{id}", &ben_id, "done"],
+        ],
+    );
+    no_secret_lies_about(&cluster, [&anna, &ben]);
+}
 
+/// A stream ends with the token that it was opened with.
+fn revoked_while_it_follows(cluster: &Cluster, job: &str, (file, id): (&Path, &str)) {
+    let url = format!("{}/v1/jobs/{job}/events/stream", cluster.url());
+    let stream = reqwest::blocking::Client::new().get(url).bearer_auth(secret(file));
+    let mut stream = stream.send().unwrap();
+    assert_eq!(stream.status(), 200);
+    assert_eq!(code(&cluster.ctl(&["token", "revoke", id])), 0);
+    let mut seen = String::new();
+    // It is cut off, whatever that looks like to the reader.
+    drop(stream.read_to_string(&mut seen));
+    assert!(seen.contains("submitted"), "{seen}");
+    assert_eq!(code(&with(cluster, file, &["status"])), 6, "revoked");
+}
+
+/// Each of these stands in the audit: who did what to whom, and what came of it.
+fn is_audited(cluster: &Cluster, events: &[[&str; 4]]) {
     let audit = cluster.json(&["audit"]);
-    let has = |who: &str, action: &str, subject: &str, outcome: &str| {
+    for [who, action, subject, outcome] in events {
         let found = audit.as_array().unwrap().iter().any(|event| {
-            event["principal"] == who
-                && event["action"] == action
-                && event["outcome"] == outcome
+            event["principal"] == *who
+                && event["action"] == *action
+                && event["outcome"] == *outcome
                 && event["subject"].as_str().unwrap_or_default().starts_with(subject)
                 && event["remote"].as_str().unwrap_or_default().starts_with("127.0.0.1:")
         });
         assert!(found, "{who} {action} {subject} {outcome}: {audit:#}");
-    };
-    has("user", "POST /v1/tokens", &anna_id, "done");
-    has("anna", "POST /v1/jobs", &id(&hers), "done");
-    has("ben", "POST /v1/jobs/{job}/cancel", &id(&hers), "scope_too_small");
-    has("anna", "POST /v1/jobs/{job}/cancel", &id(&first), "done");
-    has("user", "DELETE /v1/tokens/{id}", &ben_id, "done");
+    }
     assert!(text(&cluster.ctl(&["audit", "--limit", "2"]).stdout).lines().count() == 3);
+}
 
-    // No secret lies anywhere but in the files that are made for it.
+/// No secret lies anywhere but in the files that are made for it.
+fn no_secret_lies_about(cluster: &Cluster, own: [&Path; 2]) {
+    let secrets = [secret(own[0]), secret(own[1]), cluster.token()];
     let mut files = vec![cluster.folder.path().to_owned()];
-    let secrets = [secret(&anna), secret(&ben), cluster.token()];
     while let Some(path) = files.pop() {
         if path.is_dir() {
             files.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
-        } else if path != anna && path != ben && !path.ends_with("state/token") {
+        } else if !own.contains(&path.as_path()) && !path.ends_with("state/token") {
             let bytes = std::fs::read(&path).unwrap();
             for secret in &secrets {
                 let found = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());

@@ -1,6 +1,7 @@
 //! The real coordinator's process: started, asked, looked at from outside, and killed.
 
 use super::worker::Dial;
+use crate::e2e::harness::usage::{Usage, usage};
 use crate::e2e::harness::{coordinator_file, tiny};
 use ptv2_common::api::{JobStatus, WorkerStatus};
 use serde_json::Value;
@@ -11,8 +12,6 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-/// Ticks of a processor's time in `/proc`: 100 a second on every Linux that ptv2 runs on.
-const TICKS_PER_S: f64 = 100.0;
 /// A wait that takes longer than this is a failure.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// Pause between two looks.
@@ -26,17 +25,6 @@ pub(super) struct Coordinator {
     client: reqwest::Client,
     url: String,
     token: String,
-}
-
-/// What a process has used.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Usage {
-    /// Processor time, in seconds.
-    pub(super) cpu_s: f64,
-    /// Resident memory, in MiB.
-    pub(super) rss_mib: f64,
-    /// The most of it so far.
-    pub(super) peak_mib: f64,
 }
 
 impl Coordinator {
@@ -102,9 +90,7 @@ impl Coordinator {
 
     /// What its process has used.
     pub(super) fn usage(&self) -> Usage {
-        self.process
-            .as_ref()
-            .map_or_else(Usage::default, |process| usage(&process.id().to_string()))
+        self.process.as_ref().and_then(|process| usage(process.id())).unwrap_or_default()
     }
 
     /// Submits a job; its id.
@@ -171,22 +157,6 @@ pub(super) fn job(data: &Path, task: &str, rows: usize, batch: usize, workers: &
         },
         "resources": { "workers": workers },
     })
-}
-
-/// What a process has used; `self` is this one.
-pub(super) fn usage(pid: &str) -> Usage {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: state is the first, times the 12th and 13th.
-    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
-    let ticks = behind.split_whitespace().skip(11).take(2);
-    let ticks: f64 = ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let mib = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key));
-        let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok());
-        kib.unwrap_or_default() / 1024.0
-    };
-    Usage { cpu_s: ticks / TICKS_PER_S, rss_mib: mib("VmRSS:"), peak_mib: mib("VmHWM:") }
 }
 
 /// Looks again and again, until something is there.

@@ -2,10 +2,11 @@
 //! tenth dies at once, as many join, the coordinator is killed, all jobs end.
 
 use super::board::{Board, Newest, Traffic};
-use super::coordinator::{Coordinator, Usage, job, until, usage};
+use super::coordinator::{Coordinator, job, until};
 use super::figures::{Table, size, spread, time};
 use super::worker::{Worker, id};
 use super::{Options, Shape};
+use crate::e2e::harness::usage::{Usage, usage};
 use ptv2_common::api::{JobState, JobStatus};
 use ptv2_common::ids::{Generation, JobId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,7 +83,7 @@ impl Course {
         let what = format!("all {} are connected", self.options.workers);
         self.table.line(what, time(welcomed));
         self.table.line("… and listed", time(listed));
-        let memory = format!("{:.0} → {:.0} MiB", idle.rss_mib, used.rss_mib);
+        let memory = format!("{:.0} → {:.0} MiB", idle.resident_mib(), used.resident_mib());
         self.table.line("memory: nobody there → all connected", memory);
     }
 
@@ -184,11 +185,12 @@ impl Course {
         }
         self.table.line("to the coordinator: all messages", format!("{total:.0} /s"));
         self.table.line("a report is in the journal after", spread(self.board.lags()));
-        let share = |used: f64| format!("{:.0} % of a core", 100.0 * used / seconds);
-        self.table.line("coordinator", share(after.usage.cpu_s - before.usage.cpu_s));
-        self.table
-            .line("the simulated workers beside it", share(after.own.cpu_s - before.own.cpu_s));
-        let memory = format!("{:.0} MiB (peak {:.0})", after.usage.rss_mib, after.usage.peak_mib);
+        let share =
+            |used: Duration| format!("{:.0} % of a core", 100.0 * used.as_secs_f64() / seconds);
+        self.table.line("coordinator", share(after.usage.cpu - before.usage.cpu));
+        self.table.line("the simulated workers beside it", share(after.own.cpu - before.own.cpu));
+        let memory =
+            format!("{:.0} MiB (peak {:.0})", after.usage.resident_mib(), after.usage.peak_mib());
         self.table.line("coordinator's memory", memory);
         self.table.line("journal", size(self.coordinator.journal_bytes()));
         self.table.line("status of a job", spread(one));
@@ -279,7 +281,11 @@ impl Course {
         let text = format!("{}, {}", messages - starts.0, size(bytes - starts.1));
         self.table.line("… starts", text);
         let now = self.coordinator.usage();
-        let text = format!("{:.2} s, {:.0} MiB at most", now.cpu_s - usage.cpu_s, now.peak_mib);
+        let text = format!(
+            "{:.2} s, {:.0} MiB at most",
+            (now.cpu - usage.cpu).as_secs_f64(),
+            now.peak_mib()
+        );
         self.table.line("… coordinator's processor time, memory so far", text);
     }
 
@@ -319,8 +325,10 @@ impl Course {
         let changed = now.iter().filter(|(job, now)| generations.get(*job) != Some(now)).count();
         self.table.line("… jobs whose generation changed", changed);
         let memory = self.coordinator.usage();
-        self.table
-            .line("… memory", format!("{:.0} MiB (peak {:.0})", memory.rss_mib, memory.peak_mib));
+        self.table.line(
+            "… memory",
+            format!("{:.0} MiB (peak {:.0})", memory.resident_mib(), memory.peak_mib()),
+        );
     }
 
     async fn end(&mut self) {
@@ -352,7 +360,12 @@ impl Sample {
     fn take(coordinator: &Coordinator, traffic: &Traffic) -> Self {
         let sent =
             [&traffic.heartbeats, &traffic.progress, &traffic.others].map(|count| count.read());
-        Self { at: Instant::now(), usage: coordinator.usage(), own: usage("self"), sent }
+        Self {
+            at: Instant::now(),
+            usage: coordinator.usage(),
+            own: usage(std::process::id()).unwrap(),
+            sent,
+        }
     }
 
     /// Messages and bytes of each kind.

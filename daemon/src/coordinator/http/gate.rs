@@ -22,6 +22,7 @@ use futures_util::StreamExt;
 use governor::clock::{Clock, MonotonicClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use ptv2_common::error::Explained;
+use ptv2_common::text::commas_and_brackets;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Addresses without a token that are remembered.
 const STRANGERS: usize = 10_000;
+/// Tokens that are remembered; more only if so many have asked a moment ago.
+const CALLERS: usize = 10_000;
 /// Of a body that is refused, so many bytes are read and forgotten for so long: who sends it on would not see
 /// the answer otherwise.
 const FORGOTTEN_BYTES: usize = 1 << 20;
@@ -136,6 +139,9 @@ impl Gate {
     }
 
     fn in_turn(&self, caller: u64) -> Result<(), Refused> {
+        if self.callers.len() > CALLERS {
+            self.callers.retain_recent();
+        }
         self.callers.check_key(&caller).map_err(|until| {
             let error = Explained::new("more requests come with this token than are taken")
                 .at("http.requests_per_second")
@@ -208,8 +214,7 @@ impl Gate {
             if bytes.len() + part.len() > self.http.body_bytes_max {
                 return Err(self.too_large());
             }
-            // A value of two bytes takes dozens once it is parsed.
-            values += part.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+            values += commas_and_brackets(&part);
             if values > VALUES_MAX {
                 return Err(too_many_values());
             }

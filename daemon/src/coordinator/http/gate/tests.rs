@@ -156,3 +156,18 @@ async fn an_answer_goes_out_in_parts_and_counts_until_the_last() {
     drop(parts);
     assert_eq!(echo().await.status().as_u16(), 200);
 }
+
+#[test]
+fn tokens_that_asked_long_ago_are_forgotten() {
+    // A token's room is full again after a microsecond: as good as one that never asked.
+    let http = HttpConfig {
+        requests_per_second: count(1_000_000),
+        requests_burst: count(1),
+        ..HttpConfig::default()
+    };
+    let gate = Gate::new(&http);
+    for caller in 0..3 * CALLERS as u64 {
+        assert!(gate.in_turn(caller).is_ok(), "{caller}");
+    }
+    assert!(gate.callers.len() <= CALLERS + 1, "{} are remembered", gate.callers.len());
+}
