@@ -1,8 +1,15 @@
 //! The coordinator's API: addresses, the token, answers and errors, and patience with a restart.
 
+mod patience;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use patience::Patience;
+
 use crate::cli::Global;
 use crate::failure::{Failure, Kind};
 use crate::render;
+use patience::PATIENCE;
 use ptv2_common::api::VERSION_HEADER;
 use ptv2_common::error::Explained;
 use ptv2_common::secret::{self, Secret};
@@ -26,10 +33,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long a stream may be silent; the coordinator sends comments in between.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// How long a follower bears a coordinator that does not answer.
-const PATIENCE: Duration = Duration::from_secs(60);
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(3);
 
 /// A coordinator and the right to talk to it.
 #[derive(Debug, Clone)]
@@ -165,7 +168,9 @@ impl Api {
     }
 
     async fn judge(&self, answer: Response) -> Result<Response, Failure> {
-        self.compare_versions(&answer);
+        if let Some(note) = self.compare_versions(answer.headers()) {
+            render::note(&note);
+        }
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);
@@ -180,20 +185,18 @@ impl Api {
         Err(failure)
     }
 
-    /// Says once when the coordinator is of another version: most things work, and those that do not are
-    /// then understood.
-    fn compare_versions(&self, answer: &Response) {
-        let said = answer.headers().get(VERSION_HEADER).and_then(|said| said.to_str().ok());
-        if let Some(said) = said
-            && said != ptv2_common::VERSION
-            && !self.versions_differ.swap(true, Ordering::Relaxed)
-        {
-            render::note(&format!(
-                "note: this is ptv2ctl {}, and the coordinator is ptv2 {said}; where an answer is \
-                 not understood, install the same version",
-                ptv2_common::VERSION
-            ));
+    /// What to say of a coordinator of another version, once: most things work, and those that do not are then
+    /// understood.
+    fn compare_versions(&self, headers: &HeaderMap) -> Option<String> {
+        let said = headers.get(VERSION_HEADER)?.to_str().ok()?;
+        if said == ptv2_common::VERSION || self.versions_differ.swap(true, Ordering::Relaxed) {
+            return None;
         }
+        Some(format!(
+            "note: this is ptv2ctl {}, and the coordinator is ptv2 {said}; where an answer is not \
+             understood, install the same version",
+            ptv2_common::VERSION
+        ))
     }
 }
 
@@ -250,69 +253,6 @@ pub(crate) fn unreachable(error: &reqwest::Error) -> Failure {
     Failure::new(Kind::Unreachable, explained)
 }
 
-/// Bears a coordinator that does not answer, for a minute after its last sign of life.
-#[derive(Debug)]
-pub(crate) struct Patience {
-    silent_since: Option<Instant>,
-    delay: Duration,
-    says_so: bool,
-}
-
-impl Patience {
-    /// Tells a person on stderr, or leaves that to another.
-    pub(crate) fn new(says_so: bool) -> Self {
-        Self { silent_since: None, delay: FIRST_DELAY, says_so }
-    }
-
-    /// Notes a sign of life.
-    pub(crate) fn answered(&mut self) {
-        if self.silent_since.take().is_some() && self.says_so {
-            render::note("the coordinator answers again");
-        }
-        self.delay = FIRST_DELAY;
-    }
-
-    /// Waits before another try, or gives the failure back: it is of another kind, or a minute is over.
-    pub(crate) async fn bear(&mut self, failure: Failure) -> Result<(), Failure> {
-        if failure.kind != Kind::Unreachable {
-            return Err(failure);
-        }
-        let now = Instant::now();
-        let since = *self.silent_since.get_or_insert_with(|| {
-            if self.says_so {
-                render::note(&format!(
-                    "{failure}; trying again for up to {} s",
-                    PATIENCE.as_secs()
-                ));
-            }
-            now
-        });
-        if now.duration_since(since) > PATIENCE {
-            return Err(failure);
-        }
-        tokio::time::sleep(self.delay).await;
-        self.delay = (self.delay * 2).min(LONGEST_DELAY);
-        Ok(())
-    }
-
-    /// Gets an answer, with this patience.
-    pub(crate) async fn get<T: DeserializeOwned>(
-        &mut self,
-        api: &Api,
-        path: &[&str],
-    ) -> Result<T, Failure> {
-        loop {
-            match api.get(path).await {
-                Ok(answer) => {
-                    self.answered();
-                    return Ok(answer);
-                }
-                Err(failure) => self.bear(failure).await?,
-            }
-        }
-    }
-}
-
 /// Appends `/v1` and the path's parts, each escaped, so that no name can lead elsewhere.
 fn address(base: &Url, path: &[&str]) -> Result<Url, Failure> {
     let mut url = base.clone();
@@ -351,93 +291,4 @@ fn read_token(file: &Path) -> Result<HeaderValue, Failure> {
         .map_err(|_| refused("the token file holds something else than a token".into()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(base: &str, path: &[&str], expected: &str) {
-        assert_eq!(address(&Url::parse(base).unwrap(), path).unwrap().as_str(), expected);
-    }
-
-    #[test]
-    fn names_are_escaped() {
-        check("http://h:1", &["jobs", "a/b?c"], "http://h:1/v1/jobs/a%2Fb%3Fc");
-        check("http://h:1/behind/", &["workers"], "http://h:1/behind/v1/workers");
-        assert!(address(&Url::parse("http://h").unwrap(), &["jobs", ".."]).is_err());
-    }
-
-    #[test]
-    fn a_missing_token_says_where_it_is_looked_for() {
-        let failure = read_token(Path::new("/nowhere/token")).unwrap_err();
-        assert_eq!(failure.kind.exit_code(), 6);
-        let message = failure.message();
-        assert!(message.contains("PTV2_TOKEN_FILE") && message.contains(".ptv2/token"));
-    }
-
-    #[test]
-    fn a_token_is_trimmed() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("token");
-        std::fs::write(&file, "abc\n").unwrap();
-        assert_eq!(read_token(&file).unwrap().to_str().unwrap(), "Bearer abc");
-        std::fs::write(&file, " \n").unwrap();
-        assert_eq!(read_token(&file).unwrap_err().kind, Kind::NotPermitted);
-    }
-
-    /// Answers one connection after the other with these texts.
-    async fn answer(listener: tokio::net::TcpListener, answers: &[&str]) {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-        for answer in answers {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                head.push(stream.read_u8().await.unwrap());
-            }
-            let rest = "connection: close\r\ncontent-length: 2\r\n\r\n[]";
-            stream.write_all(format!("HTTP/1.1 {answer}{rest}").as_bytes()).await.unwrap();
-        }
-    }
-
-    #[tokio::test]
-    async fn one_that_is_asked_too_much_is_asked_again_when_it_says() {
-        use clap::Parser;
-        tls::install_provider();
-        let folder = tempfile::tempdir().unwrap();
-        let token = folder.path().join("token");
-        std::fs::write(&token, "abc").unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let args = ["ptv2ctl", "--coordinator", &url, "--token-file", token.to_str().unwrap()];
-        let cli = crate::cli::Cli::parse_from(args.into_iter().chain(["workers"]));
-        let api = Api::new(&cli.global).unwrap();
-        let began = Instant::now();
-        let answers = ["429 Too Many\r\nretry-after: 1\r\n", "200 OK\r\n", "503 Busy\r\n"];
-        let asks = async {
-            let found: Vec<u8> = api.get(&["workers"]).await.unwrap();
-            assert!(found.is_empty() && began.elapsed() >= Duration::from_secs(1));
-            api.get::<Vec<u8>>(&["workers"]).await.unwrap_err()
-        };
-        let ((), failure) = tokio::join!(answer(listener, &answers), asks);
-        assert_eq!(failure.kind, Kind::Unreachable, "told no time, the caller decides");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn patience_ends_after_a_minute_of_silence() {
-        let failure = Failure::new(Kind::Unreachable, Explained::new("nobody there"));
-        let mut patience = Patience::new(false);
-        let start = Instant::now();
-        while patience.bear(failure.clone()).await.is_ok() {}
-        let waited = start.elapsed();
-        assert!(waited >= PATIENCE && waited < PATIENCE + 2 * LONGEST_DELAY, "{waited:?}");
-        patience.answered();
-        assert!(patience.bear(failure).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn patience_is_only_for_silence() {
-        let failure = Failure::new(Kind::NotFound, Explained::new("no such job"));
-        assert!(Patience::new(false).bear(failure).await.is_err());
-    }
 }

@@ -28,6 +28,12 @@
 //!
 //! Every error is an `application/problem+json` [`Problem`].
 
+mod history;
+mod runs;
+
+pub use history::{EvaluationMetrics, Event, LogLevel, LogLine, MetricsRow, StepMetrics};
+pub use runs::{RunStatus, Spread, Summary};
+
 use crate::error::Explained;
 use crate::job::Score;
 use crate::launch::{LaunchStatus, LaunchTrouble};
@@ -280,74 +286,6 @@ pub struct JobStatus {
     pub submitted_by: Option<String>,
 }
 
-/// One run of a job with several seeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct RunStatus {
-    /// Its seed.
-    pub seed: u64,
-    /// Epochs completed.
-    pub epoch: u32,
-    /// Best evaluation so far.
-    pub best: Option<BestMetric>,
-    /// Last evaluation.
-    pub last: Option<BestMetric>,
-    /// SHA-256 of its final tuned state, when it has ended.
-    pub tuned_sha256: Option<String>,
-}
-
-impl RunStatus {
-    /// A run that has not begun.
-    pub fn new(seed: u64) -> Self {
-        Self { seed, epoch: 0, best: None, last: None, tuned_sha256: None }
-    }
-}
-
-impl Summary {
-    /// Over the runs that have ended; none where there is no such run.
-    pub fn of(runs: &[RunStatus]) -> Option<Self> {
-        let ended = || runs.iter().filter(|run| run.tuned_sha256.is_some());
-        let best: Vec<&BestMetric> = ended().filter_map(|run| run.best.as_ref()).collect();
-        let last: Vec<f64> = ended().filter_map(|run| run.last.as_ref()).map(|l| l.value).collect();
-        let metric = best.first()?.metric.clone();
-        let best: Vec<f64> = best.iter().map(|best| best.value).collect();
-        Some(Self { metric, best: Spread::of(&best)?, last: Spread::of(&last)? })
-    }
-}
-
-/// The deciding metric over the runs of a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Summary {
-    /// The metric's name.
-    pub metric: String,
-    /// Of each run's best evaluation.
-    pub best: Spread,
-    /// Of each run's last evaluation.
-    pub last: Spread,
-}
-
-/// Mean and standard deviation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Spread {
-    /// The mean.
-    pub mean: f64,
-    /// The sample's standard deviation (divided by n - 1); none of a single value.
-    pub sd: Option<f64>,
-    /// Values.
-    pub n: u32,
-}
-
-impl Spread {
-    /// Mean and standard deviation of some values; none of no values.
-    #[expect(clippy::cast_precision_loss, reason = "runs are few")]
-    pub fn of(values: &[f64]) -> Option<Self> {
-        let n = u32::try_from(values.len()).ok().filter(|n| *n > 0)?;
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let sd = (n > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
-        Some(Self { mean, sd, n })
-    }
-}
-
 /// Checkpoints are not written, and are tried again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StorageBehind {
@@ -355,101 +293,6 @@ pub struct StorageBehind {
     pub since_unix_ms: u64,
     /// What the store said last.
     pub error: Explained,
-}
-
-/// A line of `metrics`: one step, or one evaluation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum MetricsRow {
-    /// One optimizer step.
-    Step(StepMetrics),
-    /// One evaluation.
-    Evaluation(EvaluationMetrics),
-}
-
-/// What one optimizer step was like.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct StepMetrics {
-    /// Optimizer steps applied, this one included.
-    pub step: u64,
-    /// Epochs begun before this step, from 0.
-    pub epoch: u32,
-    /// Mean loss of the batch.
-    pub loss: f64,
-    /// Learning rate of this step.
-    pub learning_rate: f64,
-    /// The run's seed, where the job has several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// Global L2 norm of the gradient before clipping.
-    pub grad_norm: f64,
-    /// Rows a second.
-    pub rows_per_s: f64,
-    /// Tokens a second, padding excluded.
-    pub tokens_per_s: f64,
-}
-
-/// What one evaluation found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct EvaluationMetrics {
-    /// Optimizer steps applied.
-    pub step: u64,
-    /// Epochs completed.
-    pub epoch: u32,
-    /// `val`; another one where a job only evaluates or predicts.
-    pub split: String,
-    /// The run's seed, where the job has several.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// Rows a second of the whole group. Absent from what earlier versions measured.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rows_per_s: Option<f64>,
-    /// Tokens a second of the whole group, padding excluded.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens_per_s: Option<f64>,
-    /// Metrics by name, as fields of their own: `"accuracy": 0.5`.
-    #[serde(flatten)]
-    pub values: std::collections::BTreeMap<String, f64>,
-}
-
-/// Something that happened to a job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Event {
-    /// Grows by one for each event of the coordinator.
-    pub seq: u64,
-    /// Milliseconds since 1970.
-    pub unix_ms: u64,
-    /// A word: `submitted`, `staged`, `generation`, `worker_lost`, `evaluated`, `checkpoint`, ….
-    pub kind: String,
-    /// One line for people.
-    pub message: String,
-}
-
-/// How grave a log line is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// Good to know.
-    Info,
-    /// Something went wrong and the job goes on.
-    Warn,
-    /// The job ends.
-    Error,
-}
-
-/// A line of a job's log.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct LogLine {
-    /// Grows within the coordinator.
-    pub seq: u64,
-    /// Milliseconds since 1970.
-    pub unix_ms: u64,
-    /// How grave it is.
-    pub level: LogLevel,
-    /// Who says it: `coordinator` or a worker.
-    pub source: String,
-    /// One line.
-    pub message: String,
 }
 
 /// A published checkpoint.
@@ -564,38 +407,6 @@ pub struct WorkerStatus {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_spread_is_mean_and_sample_deviation() {
-        // Deviations of -2, 0 and 2: squares sum to 8, over n - 1 = 2 gives 4.
-        let spread = Spread::of(&[70.0, 72.0, 74.0]).unwrap();
-        assert_eq!((spread.mean, spread.sd, spread.n), (72.0, Some(2.0), 3));
-        assert_eq!(Spread::of(&[0.5]).unwrap().sd, None);
-        assert_eq!(Spread::of(&[]), None);
-    }
-
-    #[test]
-    fn an_evaluation_has_its_metrics_as_fields() {
-        let row = MetricsRow::Evaluation(EvaluationMetrics {
-            step: 16,
-            epoch: 1,
-            split: "val".into(),
-            seed: None,
-            rows_per_s: Some(8.5),
-            tokens_per_s: Some(99.0),
-            values: [("accuracy".to_owned(), 0.5), ("f1".to_owned(), 0.25)].into(),
-        });
-        let json = serde_json::to_value(&row).unwrap();
-        let expected = serde_json::json!(
-            {"step": 16, "epoch": 1, "split": "val", "rows_per_s": 8.5, "tokens_per_s": 99.0,
-             "accuracy": 0.5, "f1": 0.25}
-        );
-        assert_eq!(json, expected);
-        assert_eq!(serde_json::from_value::<MetricsRow>(json).unwrap(), row);
-        // What an earlier version wrote into its journal.
-        let earlier = r#"{"step": 16, "epoch": 1, "split": "val", "accuracy": 0.5}"#;
-        let read: MetricsRow = serde_json::from_str(earlier).unwrap();
-        assert_eq!(serde_json::to_string(&read).unwrap(), earlier.replace(' ', ""));
-    }
     #[test]
     fn a_submit_is_described_down_to_the_keys_of_the_job() {
         let mut schemas = Vec::new();

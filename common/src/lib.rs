@@ -3,11 +3,12 @@
 //! Only what is defined here crosses a wire or reaches a disk. Reading order: [`ids`], [`spec`] (a
 //! job as its author writes it), [`task`] (a task of one's own), [`plan`] (what it will cost), [`job`] (the same, pinned), [`session`]
 //! and [`place`] (coordinator and worker), [`api`], [`launch`] and [`access`] (client and coordinator), [`manifest`]
-//! (checkpoints), [`tls`] (who trusts whom), [`slurm`] (where a process stands in Slurm).
+//! (checkpoints), [`tls`] (who trusts whom), [`hosts`] (which no URL may name), [`slurm`] (where a process stands in Slurm).
 
 pub mod access;
 pub mod api;
 pub mod error;
+pub mod hosts;
 pub mod hub;
 pub mod ids;
 pub mod job;

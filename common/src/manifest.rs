@@ -251,4 +251,20 @@ mod tests {
         assert_eq!("120".parse(), Ok(Which::Step(120)));
         assert!("newest".parse::<Which>().is_err());
     }
+
+    /// The library of JSON reads some numbers one bit off, unless its feature `float_roundtrip` is on.
+    #[test]
+    fn a_number_comes_back_to_the_last_bit() {
+        for value in [-1.3157556894320221e218, 0.9452706955539223, 0.38120423768821243, 5e-324] {
+            let best = BestMetric { metric: "accuracy".into(), value, step: 1 };
+            let written = serde_json::to_string(&best).unwrap();
+            let read: BestMetric = serde_json::from_str(&written).unwrap();
+            assert_eq!(
+                read.value.to_bits(),
+                value.to_bits(),
+                "{written} is read as {}",
+                read.value
+            );
+        }
+    }
 }

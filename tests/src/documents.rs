@@ -51,7 +51,7 @@ fn links_between_documents_lead_somewhere() {
     for name in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"] {
         documents.push(root().join(name));
     }
-    for folder in ["docs", "docs/adr"] {
+    for folder in ["docs", "docs/adr", "docs/operations"] {
         let entries = std::fs::read_dir(root().join(folder)).unwrap().flatten();
         documents.extend(entries.map(|entry| entry.path()).filter(|path| path.is_file()));
     }

@@ -45,6 +45,24 @@ impl Reference {
         values(layout, &bias, &weight, &table)
     }
 
+    /// Holds values in the layout's order against the tensors of this group.
+    pub(crate) fn holds(&self, layout: &Layout, group: &str, values: &[f32]) {
+        for (name, golden) in
+            [(HEAD_BIAS, "head.bias"), (HEAD_WEIGHT, "head.weight"), (PREFIX_TABLE, "prefix")]
+        {
+            let golden = format!("{group}.{golden}");
+            let found = &values[layout.tensor(name).unwrap().range.clone()];
+            check(&golden, relative_error(found, &self.floats(&golden)), 1e-3);
+        }
+    }
+
+    /// Holds loss and gradient, as the sums over its six rows, against their means.
+    pub(crate) fn holds_sums(&self, layout: &Layout, loss: f32, gradient: &[f32]) {
+        check("loss", (loss / 6.0 - self.floats("loss")[0]).abs(), 1e-5);
+        let mean: Vec<f32> = gradient.iter().map(|value| value / 6.0).collect();
+        self.holds(layout, "grad", &mean);
+    }
+
     fn whole(&self, name: &str) -> Vec<i64> {
         let file = SafeTensors::deserialize(&self.bytes).unwrap();
         let view = file.tensor(name).unwrap();
@@ -175,16 +193,7 @@ fn gradients_agree_with_the_reference() {
     let tuned = reference.tuned(&setting.layout);
     let network = network("backbone", &setting);
     let found = network.gradient(&tuned, at(0), &reference.slice("", 1, 0..6)).unwrap();
-    check("loss", (found.loss / 6.0 - reference.floats("loss")[0]).abs(), 1e-5);
-    let mean: Vec<f32> = found.gradient.iter().map(|value| value / 6.0).collect();
-    for (name, golden) in [
-        (HEAD_BIAS, "grad.head.bias"),
-        (HEAD_WEIGHT, "grad.head.weight"),
-        (PREFIX_TABLE, "grad.prefix"),
-    ] {
-        let range = setting.layout.tensor(name).unwrap().range.clone();
-        check(golden, relative_error(&mean[range], &reference.floats(golden)), 1e-3);
-    }
+    reference.holds_sums(&setting.layout, found.loss, &found.gradient);
 }
 
 #[test]
@@ -268,14 +277,7 @@ fn ten_steps_follow_the_reference() {
         assert!((norm - expected).abs() / expected < 1e-3, "step {step}: {norm} {expected}");
         adamw.update(layout, &mut state, &mean, schedule.at(step as u64));
     }
-    for (name, golden) in [
-        (HEAD_BIAS, "trajectory.head.bias"),
-        (HEAD_WEIGHT, "trajectory.head.weight"),
-        (PREFIX_TABLE, "trajectory.prefix"),
-    ] {
-        let range = layout.tensor(name).unwrap().range.clone();
-        check(golden, relative_error(&state.values[range], &reference.floats(golden)), 1e-3);
-    }
+    reference.holds(layout, "trajectory", &state.values);
 }
 
 /// The optimizer alone, some gradients as small as epsilon.

@@ -3,6 +3,7 @@
 use super::bounded::Bounded;
 use super::{Environment, Store};
 use crate::error::Explained;
+use crate::hosts;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
@@ -50,7 +51,7 @@ impl Default for StoreSettings {
 }
 
 impl StoreSettings {
-    /// Refuses an endpoint that is none, or holds a secret.
+    /// Refuses an endpoint that is none, holds a secret, or is where clouds hand out credentials.
     ///
     /// # Errors
     /// Names the key.
@@ -73,6 +74,7 @@ impl StoreSettings {
             return Err(refused("holds a user, a password or a query")
                 .hint("credentials are taken from the environment"));
         }
+        hosts::check_url("storage.endpoint", endpoint)?;
         match (url.scheme(), self.allow_http) {
             ("https", _) | ("http", true) => Ok(()),
             ("http", false) => Err(refused("begins with http://").hint(

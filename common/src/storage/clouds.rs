@@ -1,8 +1,10 @@
 //! Stores in clouds, each with the credentials that its own tools would take from the environment.
 
 use super::address::{Cloud, StoreSettings};
+use super::guarded::Guarded;
 use super::{Environment, Store};
 use crate::error::Explained;
+use crate::hosts;
 use object_store::{BackoffConfig, RetryConfig};
 use std::time::Duration;
 
@@ -46,6 +48,13 @@ fn taught<B, K: std::str::FromStr>(
     })
 }
 
+/// Refuses an endpoint in effect that is where clouds hand out credentials. Where a machine's own credentials
+/// are looked for is no endpoint of a store.
+fn check_endpoints(from: &str, found: &[Option<String>]) -> Result<(), Explained> {
+    let what = format!("the store's endpoint ({from})");
+    found.iter().flatten().try_for_each(|url| hosts::check_url(&what, url))
+}
+
 fn retries(settings: &StoreSettings) -> RetryConfig {
     let (init_backoff, max_backoff) = PAUSES;
     RetryConfig {
@@ -61,7 +70,10 @@ fn refused(error: &object_store::Error, environment: &Environment, hint: &str) -
 
 #[cfg(feature = "aws")]
 mod aws {
-    use super::{Environment, Explained, REQUEST, Store, StoreSettings, refused, retries, taught};
+    use super::{
+        Environment, Explained, Guarded, REQUEST, Store, StoreSettings, check_endpoints, refused,
+        retries, taught,
+    };
     use object_store::ClientConfigKey;
     use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, S3ConditionalPut};
     use std::sync::Arc;
@@ -93,10 +105,15 @@ mod aws {
             // This one goes before every other that the environment may name.
             builder = builder.with_config(Key::S3Endpoint, host(endpoint, bucket, settings));
         }
-        builder.build().map(|store| Arc::new(store) as Store).map_err(|error| {
-            let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for this process";
-            refused(&error, environment, hint)
-        })
+        let found = [Key::S3Endpoint, Key::Endpoint, Key::StsEndpoint]
+            .map(|key| builder.get_config_value(&key));
+        check_endpoints("AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_STS", &found)?;
+        builder.with_http_connector(Guarded).build().map(|store| Arc::new(store) as Store).map_err(
+            |error| {
+                let hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for this process";
+                refused(&error, environment, hint)
+            },
+        )
     }
 
     /// The endpoint with the bucket in its name, where it is to stand there.
@@ -110,10 +127,16 @@ mod aws {
 
 #[cfg(feature = "azure")]
 mod azure {
-    use super::{Environment, Explained, REQUEST, Store, StoreSettings, refused, retries, taught};
+    use super::{
+        Environment, Explained, Guarded, REQUEST, Store, StoreSettings, check_endpoints, refused,
+        retries, taught,
+    };
     use object_store::ClientConfigKey;
     use object_store::azure::{AzureConfigKey as Key, MicrosoftAzureBuilder};
     use std::sync::Arc;
+
+    /// The library reads this one itself, where an emulator is asked for.
+    const EMULATOR: &str = "AZURITE_BLOB_STORAGE_URL";
 
     pub(super) fn open(
         container: &str,
@@ -135,7 +158,10 @@ mod azure {
                 .with_use_emulator(false)
                 .with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
-        builder.build().map(|store| Arc::new(store) as Store).map_err(|error| {
+        let found = [Key::Endpoint, Key::AuthorityHost].map(|key| builder.get_config_value(&key));
+        check_endpoints("AZURE_STORAGE_ENDPOINT, AZURE_STORAGE_AUTHORITY_HOST", &found)?;
+        check_endpoints(EMULATOR, &[environment.get(EMULATOR).map(str::to_owned)])?;
+        builder.with_http_connector(Guarded).build().map(|store| Arc::new(store) as Store).map_err(|error| {
             let hint = "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or another \
                         credential of Azure's tools) for this process";
             refused(&error, environment, hint)
@@ -145,7 +171,10 @@ mod azure {
 
 #[cfg(feature = "gcp")]
 mod gcp {
-    use super::{Environment, Explained, REQUEST, Store, StoreSettings, refused, retries, taught};
+    use super::{
+        Environment, Explained, Guarded, REQUEST, Store, StoreSettings, check_endpoints, refused,
+        retries, taught,
+    };
     use object_store::ClientConfigKey;
     use object_store::gcp::{
         GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey as Key,
@@ -176,10 +205,23 @@ mod gcp {
         if let Some(endpoint) = &settings.endpoint {
             builder = builder.with_base_url(endpoint.trim_end_matches('/'));
         }
-        builder.build().map_err(|error| {
+        let found = [builder.get_config_value(&Key::BaseUrl), named_by_account(&builder)];
+        check_endpoints("GOOGLE_BASE_URL, or `gcs_base_url` of the service account", &found)?;
+        builder.with_http_connector(Guarded).build().map_err(|error| {
             let hint = "set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account's key";
             refused(&error, environment, hint)
         })
+    }
+
+    /// A service account's key may name a server, too. One that cannot be read is the library's to refuse.
+    fn named_by_account(builder: &GoogleCloudStorageBuilder) -> Option<String> {
+        let file = builder.get_config_value(&Key::ServiceAccount);
+        let text = match builder.get_config_value(&Key::ServiceAccountKey) {
+            Some(text) => text,
+            None => std::fs::read_to_string(file?).ok()?,
+        };
+        let key: serde_json::Value = serde_json::from_str(&text).ok()?;
+        key.get("gcs_base_url")?.as_str().map(str::to_owned)
     }
 }
 

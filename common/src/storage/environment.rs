@@ -26,6 +26,12 @@ impl Environment {
         wanted.map(|(name, value)| (name.to_ascii_lowercase(), value.as_str()))
     }
 
+    /// One variable.
+    #[cfg(feature = "azure")]
+    pub(super) fn get(&self, wanted: &str) -> Option<&str> {
+        self.0.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
     /// A text without the values of variables that are secret.
     #[cfg(feature = "cloud")]
     pub(super) fn hidden(&self, text: &str) -> String {

@@ -10,6 +10,8 @@ mod bounded;
 mod clouds;
 mod content;
 mod environment;
+#[cfg(feature = "cloud")]
+mod guarded;
 mod words;
 
 pub use address::{StoreAddress, StoreSettings, local_path};

@@ -5,9 +5,10 @@ use super::{
     StorageConfig, TlsConfig,
 };
 use crate::coordinator::run::Limits;
+use crate::inputs::StoreUrl;
 use crate::inputs::address::is_url;
-use crate::inputs::{StoreUrl, hosts};
 use ptv2_common::error::Explained;
+use ptv2_common::hosts;
 use ptv2_common::storage::StoreAddress;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! How backbones are fetched from a hub of models.
 
-use crate::inputs::hosts;
 use ptv2_common::error::Explained;
+use ptv2_common::hosts;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,5 +1,6 @@
 //! Fetches a backbone's files into a cache, by Hugging Face's own library and in its own layout.
 
+use super::guard::{self, Guard};
 use super::{Progress, Snapshot};
 use crate::backbone::{CONFIG, INDEX, TOKENIZER, WEIGHTS, WeightNames};
 use hf_hub::api::RepoInfo;
@@ -55,15 +56,22 @@ pub fn fetch(
         .build()
         .map_err(|error| Explained::from_error(&error))?;
     let url = format!("{}/api/{}", places.endpoint, repo(id).api_url());
-    let info = api.repo(repo(id)).info().map_err(|error| failed(id, places, &url, &error))?;
+    let guard = Guard::new(places.token.as_deref());
+    let info = info(&guard, &url).map_err(|error| failed(id, places, &url, &error))?;
     if !is_commit(&info.sha) {
         return Err(no_answer(places, &url, &format!("it gives the commit {:?}", info.sha)));
     }
     let found = snapshot(&info.sha);
     let (id, folder) = (id.at(&info.sha), &found.folder);
-    let source = Source { places, files: api.repo(repo(&id)), id, folder, cache, api };
+    let source = Source { places, guard, files: api.repo(repo(&id)), id, folder, cache, api };
     source.all(&info, said)?;
     Ok(found)
+}
+
+/// What a repository is at a revision.
+fn info(guard: &Guard, url: &str) -> Result<RepoInfo, ApiError> {
+    let mut answer = guard.get(url, &[]).map_err(Box::new)?;
+    Ok(answer.body_mut().read_json().map_err(Box::new)?)
 }
 
 fn repo(id: &HubId) -> Repo {
@@ -80,6 +88,7 @@ fn is_whole(folder: &Path) -> bool {
 /// A repository at one commit.
 struct Source<'a> {
     places: &'a Places,
+    guard: Guard,
     id: HubId,
     api: Api,
     files: ApiRepo,
@@ -114,6 +123,7 @@ impl Source<'_> {
                 return Err(self.lacks(name, listed));
             }
             let url = self.files.url(name);
+            self.guard.check(&url).map_err(|refusal| refusal.at(&url))?;
             let metadata = self.api.metadata(&url).map_err(|error| self.failed(&url, &error))?;
             meter.progress.of += metadata.size() as u64;
             missing.push((name, metadata));
@@ -220,6 +230,11 @@ fn check(path: &Path, size: u64, etag: &str) -> Result<(), Explained> {
 /// What went wrong with a request.
 fn failed(id: &HubId, places: &Places, url: &str, error: &ApiError) -> Explained {
     let page = format!("{}/{}", places.endpoint, id.repository);
+    if let ApiError::RequestError(error) = error
+        && let Some(refusal) = guard::refusal(error)
+    {
+        return refusal.at(url);
+    }
     let Some(status) = status(error) else {
         return no_answer(places, url, &error.to_string());
     };

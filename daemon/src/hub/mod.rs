@@ -5,6 +5,7 @@
 
 mod child;
 mod fetch;
+mod guard;
 
 pub use child::fetched;
 pub use fetch::{Places, fetch};

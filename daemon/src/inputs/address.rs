@@ -1,7 +1,7 @@
 //! The URL of a place in a store, as a job may name it or a root may allow it.
 
-use super::hosts;
 use ptv2_common::error::Explained;
+use ptv2_common::hosts;
 use std::fmt::{Display, Formatter};
 
 /// The stores that inputs may lie in.

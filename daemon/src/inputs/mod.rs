@@ -8,7 +8,6 @@ pub mod address;
 mod beneath;
 mod cache;
 mod folder;
-pub mod hosts;
 mod mirror;
 #[cfg(test)]
 mod tests;

@@ -146,6 +146,26 @@ fn what_the_hub_refuses_is_said_with_its_url_and_what_to_do() {
 }
 
 #[test]
+fn a_hub_leads_to_no_metadata_service() {
+    let place = Place::good();
+    let metadata = "http://169.254.169.254/latest/meta-data";
+    for (beginning, target) in [
+        ("/api/models", metadata),
+        ("/ptv2/bert-tiny/resolve", metadata),
+        ("/ptv2/bert-tiny/resolve", "http://metadata.google.internal/x"),
+        ("/ptv2/bert-tiny/resolve", "http://2852039166/x"),
+        // The large file, by way of the hub's other addresses.
+        ("/cdn", metadata),
+    ] {
+        place.hub.is(Mood::Elsewhere(beginning, target));
+        place.fails(ID, &[], &["where it leads, is", "metadata address", &place.hub.url()]);
+    }
+    place.fails(ID, &["--hub-endpoint", metadata], &["hub.endpoint is", "metadata address"]);
+    place.hub.is(Mood::Good);
+    place.fetches(ID, &[]);
+}
+
+#[test]
 fn a_repository_without_safetensors_is_refused() {
     let pickle: &[(&str, &[u8])] = &[("pytorch_model.bin", b"code")];
     let place = Place::new("backbone", pickle, &["model.safetensors"]);

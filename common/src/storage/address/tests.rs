@@ -74,6 +74,8 @@ fn an_endpoint_is_a_plain_address() {
         let said = format!("{:?}", check(endpoint, true).unwrap_err());
         assert!(!said.contains("geheim"), "{said}");
     }
+    let metadata = check("https://169.254.169.254", false).unwrap_err();
+    assert!(metadata.what.contains("metadata address"), "{metadata:?}");
     let settings = StoreSettings { patience: Duration::ZERO, ..StoreSettings::default() };
     assert_eq!(settings.check().unwrap_err().place.unwrap(), "storage.patience");
 }

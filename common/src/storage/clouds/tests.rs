@@ -109,3 +109,67 @@ async fn endpoint_and_style_are_as_set() {
     let found = addressed("s3://bucket/p", both, &by_environment).await.unwrap();
     assert!(found.contains("http://127.0.0.1:1/bucket/p/k"), "{found}");
 }
+
+#[test]
+fn an_endpoint_of_the_environment_is_no_metadata_service() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("account.json");
+    let key = service_account();
+    let key = key.replacen('{', r#"{"gcs_base_url": "http://metadata.google.internal","#, 1);
+    std::fs::write(&file, &key).unwrap();
+    for (url, name, value) in [
+        ("s3://bucket", "AWS_ENDPOINT_URL", "http://169.254.169.254"),
+        ("s3://bucket", "AWS_ENDPOINT_URL_S3", "http://2852039166/latest"),
+        ("s3://bucket", "AWS_ENDPOINT_URL_STS", "https://[fd00:ec2::254]"),
+        ("az://container", "AZURE_STORAGE_ENDPOINT", "https://168.63.129.16"),
+        ("az://container", "AZURE_AUTHORITY_HOST", "https://metadata.azure.internal"),
+        ("az://container", "AZURITE_BLOB_STORAGE_URL", "http://169.254.169.254:10000"),
+        ("gs://bucket", "GOOGLE_BASE_URL", "http://metadata.google.internal."),
+        ("gs://bucket", "GOOGLE_SERVICE_ACCOUNT_KEY", &key),
+        ("gs://bucket", "GOOGLE_SERVICE_ACCOUNT", file.to_str().unwrap()),
+    ] {
+        let environment = Environment::of(&[
+            ("AWS_ACCESS_KEY_ID", "AKID"),
+            ("AWS_SECRET_ACCESS_KEY", "geheim"),
+            ("AZURE_STORAGE_ACCOUNT_NAME", "account"),
+            ("AZURE_STORAGE_ACCOUNT_KEY", "Z2VoZWlt"),
+            (name, value),
+        ]);
+        let opened = at(url, StoreSettings::default()).open_in(&environment);
+        let error = opened.err().unwrap_or_else(|| panic!("{name} was not looked at"));
+        assert!(error.what.contains("metadata address") && error.hint.is_some(), "{error:?}");
+        assert_eq!(error.place.as_deref(), Some(url), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_leads_to_no_metadata_service() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    for (target, said) in [
+        ("http://169.254.169.254/latest/meta-data", "169.254.169.254, a link-local or metadata"),
+        ("http://metadata.google.internal/", "metadata.google.internal, a link-local or metadata"),
+        ("http://127.0.0.1:1/elsewhere", "onnect"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = StoreSettings {
+            endpoint: Some(format!("http://{}", listener.local_addr().unwrap())),
+            allow_http: true,
+            ..StoreSettings::default()
+        };
+        let answers = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = format!("HTTP/1.1 307 Elsewhere\r\nlocation: {target}\r\n");
+                let rest = "content-length: 0\r\n\r\n";
+                stream.write_all(format!("{head}{rest}").as_bytes()).await.unwrap();
+            }
+        });
+        let found = addressed("s3://bucket", settings, &[]).await.unwrap();
+        answers.abort();
+        assert!(found.contains(said), "{target}: {found}");
+    }
+}

@@ -26,6 +26,8 @@ pub(super) enum Mood {
     Other,
     /// No weights until the mood is another.
     Stalled,
+    /// Another place for all that begins so.
+    Elsewhere(&'static str, &'static str),
 }
 
 struct Shared {
@@ -122,6 +124,12 @@ impl Shared {
         {
             return say(stream, "401 Unauthorized", &[("x-error-code", "GatedRepo")], b"");
         }
+        if let Mood::Elsewhere(beginning, target) = mood
+            && request.path.starts_with(beginning)
+        {
+            let headers = [("location", target), ("x-repo-commit", COMMIT), ("etag", "\"1\"")];
+            return say(stream, "302 Found", &headers, b"");
+        }
         let info = format!("/api/models/{REPOSITORY}/revision/");
         let resolve = format!("/{REPOSITORY}/resolve/{COMMIT}/");
         let cache = format!("/api/resolve-cache/models/{REPOSITORY}/{COMMIT}/");
@@ -189,9 +197,13 @@ impl Shared {
             }
             Mood::Short if !is_look => say(stream, "200 OK", &etag, &bytes[..bytes.len() / 2]),
             Mood::Other if !is_look => say(stream, "200 OK", &etag, &vec![0; bytes.len()]),
-            Mood::Good | Mood::Gated(_) | Mood::Cut | Mood::Short | Mood::Other | Mood::Stalled => {
-                give(stream, request, &etag, bytes);
-            }
+            Mood::Good
+            | Mood::Gated(_)
+            | Mood::Cut
+            | Mood::Short
+            | Mood::Other
+            | Mood::Stalled
+            | Mood::Elsewhere(..) => give(stream, request, &etag, bytes),
         }
     }
 }

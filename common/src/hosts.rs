@@ -1,6 +1,6 @@
 //! Hosts that no URL may name: link-local addresses, and those where clouds hand out credentials.
 
-use ptv2_common::error::Explained;
+use crate::error::Explained;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 use url::{Host, Url};
@@ -23,13 +23,21 @@ const RESOLVING: Duration = Duration::from_secs(2);
 /// Names the key.
 pub fn check_url(key: &str, url: &str) -> Result<(), Explained> {
     let Ok(url) = Url::parse(url) else { return Ok(()) };
+    check_parsed(key, &url).map_err(|error| error.at(key))
+}
+
+/// The same of a URL that was taken apart. The place is the caller's.
+///
+/// # Errors
+/// As [`check_url`].
+pub fn check_parsed(what: &str, url: &Url) -> Result<(), Explained> {
     let refused = match url.host() {
         Some(Host::Ipv4(address)) => is_refused(address.into()),
         Some(Host::Ipv6(address)) => is_refused(address.into()),
-        Some(Host::Domain(name)) => return check_host(key, name).map_err(|error| error.at(key)),
+        Some(Host::Domain(name)) => return check_host(what, name),
         None => false,
     };
-    if refused { Err(refusal(key, url.host_str().unwrap_or_default()).at(key)) } else { Ok(()) }
+    if refused { Err(refusal(what, url.host_str().unwrap_or_default())) } else { Ok(()) }
 }
 
 /// The same of a host alone, which may be a number in any base.
@@ -37,7 +45,7 @@ pub fn check_url(key: &str, url: &str) -> Result<(), Explained> {
 /// # Errors
 /// As [`check_url`].
 pub fn check_host(what: &str, host: &str) -> Result<(), Explained> {
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let name = plain(host);
     // Web addresses know decimal, octal and hexadecimal spellings.
     let url = Url::parse(&format!("http://{name}/")).ok();
     let address = url.as_ref().and_then(Url::host).and_then(|host| match host {
@@ -45,10 +53,34 @@ pub fn check_host(what: &str, host: &str) -> Result<(), Explained> {
         Host::Ipv6(address) => Some(address.into()),
         Host::Domain(_) => None,
     });
-    if NAMES.contains(&name.as_str()) || address.is_some_and(is_refused) {
+    if is_metadata(host) || address.is_some_and(is_refused) {
         return Err(refusal(what, host));
     }
     Ok(())
+}
+
+/// Whether this is the name of a metadata service.
+pub fn is_metadata(host: &str) -> bool {
+    NAMES.contains(&plain(host).as_str())
+}
+
+fn plain(host: &str) -> String {
+    host.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// Refuses a name by what it stands for.
+///
+/// # Errors
+/// Names one address that is refused.
+pub fn check_addresses(
+    what: &str,
+    host: &str,
+    addresses: impl IntoIterator<Item = IpAddr>,
+) -> Result<(), Explained> {
+    match addresses.into_iter().find(|address| is_refused(*address)) {
+        Some(address) => Err(refusal(what, &format!("{host}, which is {address}"))),
+        None => Ok(()),
+    }
 }
 
 /// Resolves the host of a URL, and refuses it where an address is one of those. It is the best that can be
@@ -65,12 +97,7 @@ pub async fn check_resolved(key: &str, url: &str) -> Result<(), Explained> {
     };
     let found = tokio::time::timeout(RESOLVING, tokio::net::lookup_host((host, port))).await;
     let Ok(Ok(addresses)) = found else { return Ok(()) };
-    for address in addresses {
-        if is_refused(address.ip()) {
-            return Err(refusal(key, &format!("{host}, which is {}", address.ip())).at(key));
-        }
-    }
-    Ok(())
+    check_addresses(key, host, addresses.map(|found| found.ip())).map_err(|error| error.at(key))
 }
 
 fn refusal(what: &str, host: &str) -> Explained {
