@@ -185,7 +185,10 @@ impl Gate {
             }
             self.collect(&mut stream).await
         };
-        match tokio::time::timeout(self.http.body_timeout, read).await {
+        // The HTTP library reads before it comes here, and whoever sends faster than it reads has it use up all that
+        // a task may do at once: a timer that is bound by that would never end.
+        let read = tokio::time::timeout(self.http.body_timeout, read);
+        match tokio::task::unconstrained(read).await {
             Ok(Ok((bytes, held))) => Ok((Request::from_parts(parts, Body::from(bytes)), held)),
             Ok(Err(refused)) => {
                 tokio::spawn(tokio::time::timeout(FORGOTTEN_FOR, forget(stream)));

@@ -3,6 +3,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::routing::{get, post};
 use ptv2_common::access::Scope;
 use std::num::NonZeroU32;
+use std::task::Poll;
 use tokio::sync::mpsc;
 
 /// The routes that a gate stands before: an answer, an echo, a stream, and one that takes long. Only the token
@@ -120,6 +121,23 @@ async fn a_body_that_does_not_come_is_waited_for_no_longer() {
     let answer = ask(&routes, "/echo", "good", Body::from_stream(never)).await;
     assert_eq!(answer.status().as_u16(), 408);
     assert_eq!(status(&routes, "/long", "good").await, 503);
+}
+
+/// The HTTP library's reading may leave nothing of what a task may do at once.
+#[tokio::test]
+async fn a_body_has_its_time_although_reading_leaves_no_budget() {
+    let http = HttpConfig { body_timeout: Duration::from_millis(10), ..HttpConfig::default() };
+    let routes = routes(&http);
+    let never = futures_util::stream::pending::<Result<Bytes, axum::Error>>();
+    let mut answer = Box::pin(ask(&routes, "/echo", "good", Body::from_stream(never)));
+    let starved = std::future::poll_fn(|context| {
+        while let Poll::Ready(progress) = tokio::task::coop::poll_proceed(context) {
+            progress.made_progress();
+        }
+        answer.as_mut().poll(context)
+    });
+    let answer = tokio::time::timeout(Duration::from_secs(20), starved).await;
+    assert_eq!(answer.expect("an answer in time").status().as_u16(), 408);
 }
 
 #[tokio::test]
