@@ -83,6 +83,9 @@ lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --package ptv2-daemon --no-default-features --all-targets -- -D warnings
+	for cloud in aws azure gcp; do \
+		cargo clippy --package ptv2-daemon --no-default-features --features $$cloud -- -D warnings || exit 1; \
+	done
 
 unit:
 	cargo test --workspace -- --skip e2e::

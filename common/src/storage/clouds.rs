@@ -30,8 +30,12 @@ pub(super) fn open(
         Cloud::Gcs => Some(gcp::open(bucket, settings, environment)),
         #[cfg(feature = "azure")]
         Cloud::Azure => Some(azure::open(bucket, settings, environment)),
-        #[cfg(not(all(feature = "aws", feature = "gcp", feature = "azure")))]
-        Cloud::S3 | Cloud::Gcs | Cloud::Azure => None,
+        #[cfg(not(feature = "aws"))]
+        Cloud::S3 => None,
+        #[cfg(not(feature = "gcp"))]
+        Cloud::Gcs => None,
+        #[cfg(not(feature = "azure"))]
+        Cloud::Azure => None,
     }
 }
 
