@@ -21,6 +21,11 @@ use std::net::SocketAddr;
 /// The version of this protocol. Both sides must speak the same.
 pub const PROTOCOL: u32 = 4;
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// Why a worker of another protocol is refused.
 pub fn other_protocol(who: &str, version: &str, protocol: u32) -> Explained {
     Explained::new(format!("{who} is ptv2 {version} and speaks protocol {protocol}"))
@@ -321,6 +326,9 @@ pub enum FromWorker {
         generation: Generation,
         /// The checkpoint, or what went wrong; training goes on either way.
         outcome: Result<Checkpoint, Explained>,
+        /// How long the store has not taken it, in milliseconds, where something went wrong.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        waited_ms: u64,
     },
     /// A line for the job's log.
     Log {

@@ -10,7 +10,7 @@
 //! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
 //! | `store` | of a worker's first puts one fails, two are done and answered with an error, one is slow |
-//! | `put-before=N`, `put-after=N` | a worker dies before, after its N-th put |
+//! | `put-before=N`, `put-after=N` | a worker dies before, after its N-th put; a part of an upload counts as one |
 //! | `journal-before=N`, `journal-after=N` | the coordinator dies before, after its N-th commit |
 
 #[cfg(feature = "torch")]

@@ -1,46 +1,83 @@
-//! A store whose puts come to harm; the first ones, in every way that a real store has.
+//! A store whose writes come to harm; the first ones, in every way that a real store has.
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
 };
 use ptv2_common::storage::Store;
 use std::fmt::{Debug, Display, Formatter};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long a slow put takes.
 const SLOW: Duration = Duration::from_millis(700);
 
-/// What becomes of a writer's puts, which are counted from 1.
+/// What becomes of a writer's puts, which are counted from 1. Of an upload in parts, its beginning, each part
+/// and its end count as one each.
 #[async_trait::async_trait]
 pub(super) trait Harm: Debug + Send + Sync + 'static {
-    async fn put(&self, number: u64, put: Put<'_>) -> Result<PutResult>;
+    async fn put<T: Send>(&self, number: u64, put: Put<'_, T>) -> Result<T>;
 }
 
 /// A put that is to be done, or not.
-pub(super) type Put<'a> = BoxFuture<'a, Result<PutResult>>;
+pub(super) type Put<'a, T> = BoxFuture<'a, Result<T>>;
 
 /// Another store, and how many puts it was asked for.
 #[derive(Debug)]
 pub(super) struct Harmed<H> {
     inner: Store,
-    puts: AtomicU64,
-    harm: H,
+    counted: Arc<Counted<H>>,
 }
 
 impl<H> Harmed<H> {
     pub(super) fn new(inner: Store, harm: H) -> Self {
-        Self { inner, puts: AtomicU64::new(0), harm }
+        Self { inner, counted: Arc::new(Counted { puts: AtomicU64::new(0), harm }) }
+    }
+}
+
+#[derive(Debug)]
+struct Counted<H> {
+    puts: AtomicU64,
+    harm: H,
+}
+
+impl<H: Harm> Counted<H> {
+    async fn put<T: Send>(&self, put: Put<'_, T>) -> Result<T> {
+        let number = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
+        self.harm.put(number, put).await
+    }
+}
+
+/// An upload in parts to such a store.
+#[derive(Debug)]
+struct HarmedUpload<H> {
+    inner: Box<dyn MultipartUpload>,
+    counted: Arc<Counted<H>>,
+}
+
+#[async_trait::async_trait]
+impl<H: Harm> MultipartUpload for HarmedUpload<H> {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let (counted, part) = (Arc::clone(&self.counted), self.inner.put_part(data));
+        Box::pin(async move { counted.put(part).await })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.counted.put(self.inner.complete()).await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.counted.put(self.inner.abort()).await
     }
 }
 
 impl<H: Debug> Display for Harmed<H> {
     fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(out, "{} with {:?} puts", self.inner, self.harm)
+        write!(out, "{} with {:?} puts", self.inner, self.counted.harm)
     }
 }
 
@@ -50,7 +87,7 @@ pub(super) struct Failing;
 
 #[async_trait::async_trait]
 impl Harm for Failing {
-    async fn put(&self, number: u64, put: Put<'_>) -> Result<PutResult> {
+    async fn put<T: Send>(&self, number: u64, put: Put<'_, T>) -> Result<T> {
         match number {
             2 => Err(broken("503: slow down")),
             4 | 6 => {
@@ -78,8 +115,7 @@ impl<H: Harm> ObjectStore for Harmed<H> {
         payload: PutPayload,
         opts: PutOptions,
     ) -> Result<PutResult> {
-        let number = self.puts.fetch_add(1, Ordering::SeqCst) + 1;
-        self.harm.put(number, self.inner.put_opts(location, payload, opts)).await
+        self.counted.put(self.inner.put_opts(location, payload, opts)).await
     }
 
     async fn put_multipart_opts(
@@ -87,7 +123,8 @@ impl<H: Harm> ObjectStore for Harmed<H> {
         location: &Path,
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
+        let inner = self.counted.put(self.inner.put_multipart_opts(location, opts)).await?;
+        Ok(Box::new(HarmedUpload { inner, counted: Arc::clone(&self.counted) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

@@ -1,11 +1,15 @@
 //! Rank 0's checkpoints, written beside training. The device thread leaves states; a task writes them.
 
+#[cfg(test)]
+mod tests;
+
 use super::Shared;
 use super::retry::Pauses;
 use crate::checkpoint::write::{Lineage, Writer};
 use crate::checkpoint::{read, retention};
 use crate::clock;
 use crate::numerics::state::{Layout, TunedState};
+use ptv2_common::api::Checkpoint;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
 use ptv2_common::session::FromWorker;
@@ -16,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 /// A checkpoint that is on its way for longer is late, and people are told, though nothing failed yet.
@@ -164,12 +169,13 @@ impl Desk {
 
 async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     let Beginning { store, job, layout, lineage, unwritten } = beginning;
-    let mut pauses = Pauses::default();
+    let report = |outcome, waited| tell(&shared, &job, &lineage, outcome, waited);
+    let (mut pauses, mut since) = (Pauses::default(), Since::default());
     let writer = loop {
         let begun = Writer::begin(store.clone(), job.clone(), layout.clone(), lineage.clone());
-        match watched(begun, |late| tell(&shared, &job, &lineage, Err(late))).await {
+        match watched(begun, &mut since, |late, waited| report(Err(late), waited)).await {
             Ok(writer) => break writer,
-            Err(error) => tell(&shared, &job, &lineage, Err(error)),
+            Err(error) => report(Err(error), since.waited()),
         }
         if desk.is_closed() {
             return;
@@ -179,8 +185,7 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
     for state in missing(&store, &job, unwritten).await {
         desk.again(state);
     }
-    let report = |outcome| tell(&shared, &job, &lineage, outcome);
-    let late = |late| report(Err(late));
+    let late = |late, waited| report(Err(late), waited);
     pauses = Pauses::default();
     loop {
         shared.pulse.uploading(false);
@@ -189,16 +194,16 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
         shared.pulse.uploading(true);
         let outcome = match task {
             Task::Closed => return shared.pulse.uploading(false),
-            Task::Regular(state) => watched(writer.publish(&state, &[]), late).await,
+            Task::Regular(state) => watched(writer.publish(&state, &[]), &mut since, late).await,
             Task::Due(state) => {
-                let outcome = watched(writer.publish(&state, &[]), late).await;
+                let outcome = watched(writer.publish(&state, &[]), &mut since, late).await;
                 if outcome.is_err() {
                     desk.again(state);
                 }
                 outcome
             }
             Task::Last(last, answer) => {
-                if let Some(key) = write_last(&desk, &writer, &last, &report).await {
+                if let Some(key) = write_last(&desk, &writer, &last, (&mut since, &report)).await {
                     // The device thread may have left the group meanwhile.
                     drop(answer.send(key));
                 }
@@ -206,7 +211,7 @@ async fn keep(desk: Arc<Desk>, shared: Arc<Shared>, beginning: Beginning) {
             }
         };
         let failed = outcome.is_err();
-        report(outcome);
+        report(outcome, since.waited());
         if failed {
             shared.pulse.uploading(false);
             tokio::time::sleep(pauses.next()).await;
@@ -223,18 +228,19 @@ async fn write_last(
     desk: &Desk,
     writer: &Writer,
     last: &Last,
-    report: &impl Fn(Result<ptv2_common::api::Checkpoint, Explained>),
+    (since, report): (&mut Since, &impl Fn(Result<Checkpoint, Explained>, Duration)),
 ) -> Option<String> {
     let mut pauses = Pauses::default();
     loop {
-        match watched(writer.publish(&last.state, &last.files), |late| report(Err(late))).await {
+        let written = writer.publish(&last.state, &last.files);
+        match watched(written, since, |late, waited| report(Err(late), waited)).await {
             Ok(checkpoint) => {
                 let key = checkpoint.key.clone();
-                report(Ok(checkpoint));
+                report(Ok(checkpoint), Duration::ZERO);
                 sweep(writer).await;
                 return Some(key);
             }
-            Err(error) => report(Err(error)),
+            Err(error) => report(Err(error), since.waited()),
         }
         if desk.is_closed() {
             return None;
@@ -243,20 +249,42 @@ async fn write_last(
     }
 }
 
-/// Waits for what is being written, and says so if it takes long.
-async fn watched<T>(writing: impl Future<Output = T>, late: impl FnOnce(Explained)) -> T {
-    let mut writing = std::pin::pin!(writing);
-    if let Ok(outcome) = tokio::time::timeout(LATE, &mut writing).await {
-        return outcome;
+/// Since when the store has taken nothing of what it was given; nothing where it has taken all.
+#[derive(Default)]
+struct Since(Option<Instant>);
+
+impl Since {
+    fn waited(&self) -> Duration {
+        self.0.map_or(Duration::ZERO, |since| since.elapsed())
     }
+}
+
+/// Waits for what is being written, and says so if it takes long. The wait for a store that fails begins with
+/// the first of its attempts.
+async fn watched<T>(
+    writing: impl Future<Output = Result<T, Explained>>,
+    since: &mut Since,
+    late: impl FnOnce(Explained, Duration),
+) -> Result<T, Explained> {
+    since.0.get_or_insert_with(Instant::now);
+    let mut writing = std::pin::pin!(writing);
+    let outcome = match tokio::time::timeout(LATE, &mut writing).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            late(on_its_way(), since.waited());
+            writing.await
+        }
+    };
+    if outcome.is_ok() {
+        since.0 = None;
+    }
+    outcome
+}
+
+fn on_its_way() -> Explained {
     let seconds = LATE.as_secs();
-    late(
-        Explained::new(format!("it is on its way for {seconds} s, and the store has not taken it"))
-            .hint(
-                "see that the artifact store is reachable and has room; training goes on meanwhile",
-            ),
-    );
-    writing.await
+    Explained::new(format!("it is on its way for {seconds} s, and the store has not taken it"))
+        .hint("see that the artifact store is reachable and has room; training goes on meanwhile")
 }
 
 /// The states of which the store has no checkpoint.
@@ -289,8 +317,10 @@ fn tell(
     shared: &Shared,
     job: &JobRecord,
     lineage: &Lineage,
-    outcome: Result<ptv2_common::api::Checkpoint, Explained>,
+    outcome: Result<Checkpoint, Explained>,
+    waited: Duration,
 ) {
     let (job, generation) = (job.id.clone(), lineage.generation);
-    shared.outbox.put(FromWorker::CheckpointReport { job, generation, outcome });
+    let waited_ms = clock::millis(waited);
+    shared.outbox.put(FromWorker::CheckpointReport { job, generation, outcome, waited_ms });
 }

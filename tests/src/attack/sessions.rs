@@ -263,11 +263,13 @@ fn anothers_job(target: &Target) -> String {
     };
     let place = Place { step: 999_999_999, ..Place::default() };
     let error = || Explained::new("it cannot be done");
+    let report =
+        |outcome| FromWorker::CheckpointReport { job: job(), generation, outcome, waited_ms: 0 };
     let messages = [
         FromWorker::Running { job: job(), generation, place },
         FromWorker::Progress { job: job(), generation, metrics: vec![MetricsRow::Step(row)] },
-        FromWorker::CheckpointReport { job: job(), generation, outcome: Ok(checkpoint) },
-        FromWorker::CheckpointReport { job: job(), generation, outcome: Err(error()) },
+        report(Ok(checkpoint)),
+        report(Err(error())),
         FromWorker::Finished { job: job(), generation, tuned_sha256: hash },
         FromWorker::Left { job: job(), generation, place: None, reason: LeaveReason::Stopped },
         FromWorker::JobFailed { job: job(), generation, error: error() },

@@ -1,9 +1,11 @@
 //! Whole jobs whose artifact store is a server, as in a cloud, and what its faults come to.
 
 mod faults;
+mod recovered;
 
 use super::harness::{Cluster, hash, root, superglue, text, tiny_cb};
 use crate::stores::servers::{self, Cloud};
+use ptv2_common::storage::StoreAddress;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,33 +17,47 @@ fn serve_on(
     data: &Path,
     more: &str,
 ) -> Cluster {
+    let mut cluster = with_rights(cloud);
+    cluster.serve_by(&config(&cluster, &cloud.at(address, prefix), data, more));
+    cluster
+}
+
+/// One of which nothing runs yet, with the credentials of a cloud.
+fn with_rights(cloud: &Cloud) -> Cluster {
     let mut cluster = Cluster::new("ptv2d");
     for (name, value) in cloud.variables {
         cluster.set(name, value.into());
     }
-    let store = cloud.at(address, prefix);
-    let config = format!(
+    cluster
+}
+
+fn config(cluster: &Cluster, store: &StoreAddress, data: &Path, more: &str) -> String {
+    format!(
         "listen = \"127.0.0.1:0\"\nstate = {:?}\nstore = {:?}\nroots = [{data:?}, {:?}]\n\
          [storage]\nendpoint = {:?}\nallow_http = true\n{more}\n\
          [limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
         cluster.state(),
         store.url,
         root(),
-        store.settings.endpoint.unwrap(),
-    );
-    cluster.serve_by(&config);
-    cluster
+        store.settings.endpoint.as_ref().unwrap(),
+    )
 }
 
-/// All files of a folder, by name.
-fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+/// Files by name.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// All files of a folder.
+fn files(folder: &Path) -> Files {
     let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
     let name = |path: &Path| path.file_name().unwrap().display().to_string();
     entries.map(|path| (name(&path), std::fs::read(&path).unwrap())).collect()
 }
 
+/// Where the whole job's coordinator has its store. Recovery names it as a root, which has no spaces.
+const HERE: &str = "whole-job/here";
+
 /// A job from submit to pulled files, which are the same whichever way they come, and a job of the same
-/// result as one in a folder.
+/// result as one in a folder. When its coordinator is gone, the bucket has all of it.
 fn whole_job(cloud: &Cloud) {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, "checkpoint.every = 2");
@@ -50,7 +66,7 @@ fn whole_job(cloud: &Cloud) {
     let expected = hash(&calm.run(&job, &[]));
     drop(calm);
 
-    let mut cluster = serve_on(cloud, (cloud.listens, "whole job/here"), &data, "");
+    let mut cluster = serve_on(cloud, (cloud.listens, HERE), &data, "");
     cluster.worker(1, &[]);
     let status = cluster.run(&job, &["--idempotency-key", "k"]);
     assert_eq!(hash(&status), expected, "{status:#}");
@@ -80,6 +96,10 @@ fn whole_job(cloud: &Cloud) {
     for secret in [cloud.variables[1].1, stranger[1].1] {
         assert!(!said.contains(secret) && !cluster.logs().contains(secret), "{said}");
     }
+    let pulled = files("through");
+    // Its disk goes with it.
+    drop(cluster);
+    recovered::from_the_bucket(cloud, &data, &status, &pulled);
 }
 
 #[test]

@@ -40,11 +40,42 @@ pub(crate) enum Fault {
 }
 
 /// Which requests a fault meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Met {
+    All,
+    /// Those that write.
+    Writes,
+    /// The parts of an upload in parts.
+    Parts,
+    /// What makes an object of its parts.
+    Ends,
+}
+
+impl Met {
+    /// As S3 and Azure have them: `?partNumber=1&uploadId=…` and then `?uploadId=…`; `?comp=block&…` and then
+    /// `?comp=blocklist`.
+    fn meets(self, method: &hyper::Method, query: &str) -> bool {
+        let has = |what: &str| query.split('&').any(|pair| pair.starts_with(what));
+        match self {
+            Self::All => true,
+            Self::Writes => is_write(method),
+            Self::Parts => {
+                *method == hyper::Method::PUT
+                    && (has("partNumber=") || query.split('&').any(|pair| pair == "comp=block"))
+            }
+            Self::Ends => {
+                (*method == hyper::Method::POST && has("uploadId="))
+                    || (*method == hyper::Method::PUT && has("comp=blocklist"))
+            }
+        }
+    }
+}
+
+/// What happens, and to which requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rule {
     pub(crate) fault: Fault,
-    /// Only those that write; else all.
-    pub(crate) writes: bool,
+    pub(crate) met: Met,
     /// So many of them, and then no more.
     pub(crate) times: usize,
 }
@@ -62,10 +93,10 @@ struct Shared {
 }
 
 impl Shared {
-    /// What happens to a request of this method.
-    fn fault(&self, method: &hyper::Method) -> Option<Fault> {
+    /// What happens to a request of this method, with what its URL asks.
+    fn fault(&self, method: &hyper::Method, query: &str) -> Option<Fault> {
         let mut rules = self.rules.lock().unwrap();
-        let meets = |rule: &&mut Rule| rule.times > 0 && (is_write(method) || !rule.writes);
+        let meets = |rule: &&mut Rule| rule.times > 0 && rule.met.meets(method, query);
         let rule = rules.rule.as_mut().filter(meets)?;
         rule.times -= 1;
         let fault = rule.fault;
@@ -157,7 +188,10 @@ async fn pass(
     shared: Arc<Shared>,
     near: Arc<Socket>,
 ) -> Result<Response<Body>, Broken> {
-    let Some(fault) = shared.fault(request.method()) else { return forward(request, server).await };
+    let query = request.uri().query().unwrap_or_default();
+    let Some(fault) = shared.fault(request.method(), query) else {
+        return forward(request, server).await;
+    };
     match fault {
         Fault::Status(status) => answer(request, status, "").await,
         Fault::SlowDown => {

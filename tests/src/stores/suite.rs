@@ -3,10 +3,11 @@
 
 use super::conformance::conforms;
 use super::failing::{Failing, Harmed};
-use super::proxy::{Fault, Proxy, Rule};
+use super::proxy::{Fault, Met, Proxy, Rule};
 use super::servers::{self, Cloud};
+use bytes::Bytes;
 use object_store::memory::InMemory;
-use ptv2_common::storage::{self, Environment, Put, Store, StoreSettings, put_create};
+use ptv2_common::storage::{self, Environment, Put, Store, StoreSettings, put_content, put_create};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,51 +81,109 @@ fn an_azure_server_conforms_and_checks_signatures() {
     conforms_directly_and_through_a_proxy(cloud);
     refuses_another_key(cloud, cloud.variables[1].1, "AuthorizationFailure");
     each_fault_loses_nothing(cloud);
+    each_fault_of_parts_loses_nothing(cloud, FAULTS);
 }
 
-/// What a create-only put comes to while the server fails once, and when it is tried again.
+const FAULTS: &[Fault] = &[
+    Fault::Status(500),
+    Fault::SlowDown,
+    Fault::Status(429),
+    Fault::Reset,
+    Fault::Cut(1000),
+    Fault::Late(Duration::from_millis(300)),
+    Fault::BlackHole,
+    Fault::AnswerLost,
+];
+
+/// What a put comes to while the server fails once, and when it is tried again.
 fn each_fault_loses_nothing(cloud: &Cloud) {
     let proxy = Proxy::before(cloud.listens);
-    let patience = Duration::from_secs(1);
-    let variables = Environment::of(&cloud.variables);
-    let faults = [
-        Fault::Status(500),
-        Fault::SlowDown,
-        Fault::Status(429),
-        Fault::Reset,
-        Fault::Cut(1000),
-        Fault::Late(Duration::from_millis(300)),
-        Fault::BlackHole,
-        Fault::AnswerLost,
-    ];
-    for (number, fault) in faults.into_iter().enumerate() {
-        let mut address = cloud.at(proxy.address, &format!("faults/{number}"));
-        address.settings = StoreSettings { patience, retries: 0, ..address.settings };
-        let store = address.open_in(&variables).unwrap();
-        let bytes = bytes::Bytes::from(vec![7; 100_000]);
-        proxy.does(Rule { fault, writes: true, times: 1 });
-        let first = wait(put_create(&store, "object", bytes.clone()));
-        assert_eq!(first.is_ok(), matches!(fault, Fault::Late(_)), "{fault:?}: {first:?}");
-        assert_eq!(proxy.hits(), 1, "{fault:?}");
-        let again = wait(put_create(&store, "object", bytes.clone())).unwrap();
-        let was_done = matches!(fault, Fault::Late(_) | Fault::AnswerLost);
-        assert_eq!(again, if was_done { Put::Existed } else { Put::Created }, "{fault:?}");
-        // What reads is tried again below, and needs nobody to.
-        address.settings = StoreSettings { retries: 3, ..address.settings };
-        let store = address.open_in(&variables).unwrap();
-        proxy.does(Rule { fault, writes: false, times: 1 });
-        let found = wait(storage::get(&store, "object"));
-        let is_told = matches!(fault, Fault::BlackHole | Fault::AnswerLost | Fault::Reset);
-        match found {
-            Ok(found) => assert_eq!(found, bytes, "{fault:?}"),
-            Err(error) => assert!(is_told, "{fault:?}: {error}"),
+    let bytes = bytes_of(100_000);
+    for (number, fault) in FAULTS.iter().enumerate() {
+        let rule = Rule { fault: *fault, met: Met::Writes, times: 1 };
+        fault_loses_nothing(cloud, &proxy, (&format!("faults/{number}"), rule), &bytes);
+    }
+}
+
+/// The same of one that goes up in three parts, when the fault meets one of them, and when it meets their end.
+fn each_fault_of_parts_loses_nothing(cloud: &Cloud, faults: &[Fault]) {
+    let proxy = Proxy::before(cloud.listens);
+    let bytes = bytes_of(17 << 20);
+    for (number, fault) in faults.iter().enumerate() {
+        for met in [Met::Parts, Met::Ends] {
+            let rule = Rule { fault: *fault, met, times: 1 };
+            let prefix = format!("faults of parts/{number}/{met:?}");
+            fault_loses_nothing(cloud, &proxy, (&prefix, rule), &bytes);
         }
-        proxy.heals();
-        assert_eq!(wait(storage::get(&store, "object")).unwrap(), bytes, "{fault:?}");
+    }
+}
+
+fn bytes_of(count: usize) -> Bytes {
+    (0..count).map(|at| u8::try_from(at % 239).unwrap()).collect()
+}
+
+fn fault_loses_nothing(cloud: &Cloud, proxy: &Proxy, (prefix, rule): (&str, Rule), bytes: &Bytes) {
+    let Rule { fault, met, .. } = rule;
+    let (name, variables) = (format!("{fault:?}, {met:?}"), Environment::of(&cloud.variables));
+    let mut address = cloud.at(proxy.address, prefix);
+    let patience = Duration::from_secs(1);
+    address.settings = StoreSettings { patience, retries: 0, ..address.settings };
+    let store = address.open_in(&variables).unwrap();
+    let directly = cloud.open(prefix);
+    proxy.does(rule);
+    let put = || put_content(&store, "object", bytes.clone());
+    let first = wait(beside(&directly, bytes.len(), put()));
+    assert_eq!(first.is_ok(), matches!(fault, Fault::Late(_)), "{name}: {first:?}");
+    assert_eq!(proxy.hits(), 1, "{name}");
+    // An answer to a part that is lost is a part that is lost.
+    let is_done = first.is_ok() || (fault == Fault::AnswerLost && met != Met::Parts);
+    let listed = || wait(storage::list(&directly, "")).unwrap();
+    assert_eq!(listed().len(), usize::from(is_done), "{name}");
+    let again = wait(beside(&directly, bytes.len(), put())).unwrap();
+    assert_eq!(again, if is_done { Put::Existed } else { Put::Created }, "{name}");
+    assert_eq!(listed(), ["object"], "{name}");
+    // What reads is tried again below, and needs nobody to.
+    address.settings = StoreSettings { retries: 3, ..address.settings };
+    let store = address.open_in(&variables).unwrap();
+    proxy.does(Rule { met: Met::All, ..rule });
+    let found = wait(storage::get(&store, "object"));
+    let is_told = matches!(fault, Fault::BlackHole | Fault::AnswerLost | Fault::Reset);
+    match found {
+        Ok(found) => assert!(found == *bytes, "{name}"),
+        Err(error) => assert!(is_told, "{name}: {error}"),
+    }
+    proxy.heals();
+    assert!(wait(storage::get(&store, "object")).unwrap() == *bytes, "{name}");
+}
+
+/// Looks at the store again and again while something is put there, of which nothing is to be seen but all.
+async fn beside<T>(store: &Store, bytes: usize, put: impl Future<Output = T>) -> T {
+    let mut put = std::pin::pin!(put);
+    loop {
+        tokio::select! {
+            done = &mut put => return done,
+            listed = storage::objects(store, "") => {
+                for meta in listed.unwrap() {
+                    assert_eq!(meta.size, bytes as u64, "{}", meta.location);
+                }
+            }
+        }
     }
 }
 
 #[test]
 fn each_fault_of_an_s3_server_loses_nothing() {
     each_fault_loses_nothing(servers::s3());
+}
+
+/// The short form: a part breaks off, and the answer to the end is lost.
+#[test]
+fn an_upload_in_parts_to_an_s3_server_loses_nothing() {
+    each_fault_of_parts_loses_nothing(servers::s3(), &[Fault::Cut(1000), Fault::AnswerLost]);
+}
+
+#[test]
+#[ignore = "takes a minute: `make test-stores`"]
+fn each_fault_of_an_upload_in_parts_to_an_s3_server_loses_nothing() {
+    each_fault_of_parts_loses_nothing(servers::s3(), FAULTS);
 }

@@ -68,8 +68,10 @@ impl Cluster {
             FromWorker::Progress { job, generation, metrics } => {
                 self.progressed(now, &job, generation, metrics, actions);
             }
-            FromWorker::CheckpointReport { job, generation, outcome } => {
-                self.checkpointed(now, &job, generation, outcome, actions);
+            FromWorker::CheckpointReport { job, generation, outcome, waited_ms } => {
+                // By the worker's own measure: no clocks of two machines are compared.
+                let began = now.saturating_sub(Duration::from_millis(waited_ms));
+                self.checkpointed((now, began), &job, generation, outcome, actions);
             }
             FromWorker::Finished { job, generation, tuned_sha256, .. } => {
                 let state = MemberState::Finished { tuned_sha256 };
@@ -347,9 +349,10 @@ impl Cluster {
         }
     }
 
+    /// A checkpoint that was begun to be written at a time is in the store, or still is not.
     fn checkpointed(
         &mut self,
-        now: Duration,
+        (now, began): (Duration, Duration),
         id: &JobId,
         generation: Generation,
         outcome: Result<Checkpoint, Explained>,
@@ -373,7 +376,7 @@ impl Cluster {
             Err(error) => {
                 self.warn(id, format!("a checkpoint could not be written: {error}"), actions);
                 if let Some(job) = self.jobs.get_mut(id) {
-                    let since = job.storage.take().map_or(now, |(since, _)| since);
+                    let since = job.storage.take().map_or(began, |(since, _)| since);
                     job.storage = Some((since, error));
                 }
             }

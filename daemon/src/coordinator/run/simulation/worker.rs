@@ -238,7 +238,8 @@ impl World {
             if let Some(worker) = self.workers.get_mut(id) {
                 worker.uploads = worker.uploads.saturating_sub(1);
                 let outcome = Err(Explained::new("the store is away"));
-                let report = FromWorker::CheckpointReport { job, generation, outcome };
+                let waited_ms = 0;
+                let report = FromWorker::CheckpointReport { job, generation, outcome, waited_ms };
                 worker.reports.put(report);
                 self.flush(id);
             }
@@ -264,7 +265,8 @@ impl World {
             bytes: 0,
             tuned_sha256: String::new(),
         };
-        let report = FromWorker::CheckpointReport { job, generation, outcome: Ok(checkpoint) };
+        let (outcome, waited_ms) = (Ok(checkpoint), 0);
+        let report = FromWorker::CheckpointReport { job, generation, outcome, waited_ms };
         worker.reports.put(report);
         self.flush(id);
         Ok(())

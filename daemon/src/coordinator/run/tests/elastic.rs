@@ -194,15 +194,17 @@ fn a_job_says_since_when_storage_is_behind() {
     let mut bench = Bench::new();
     bench.join("w1");
     bench.submit("j1", "1");
-    let report = |outcome| FromWorker::CheckpointReport {
+    let report = |outcome, waited_ms| FromWorker::CheckpointReport {
         job: JobId("j1".into()),
         generation: Generation(1),
         outcome,
+        waited_ms,
     };
-    bench.now = Duration::from_secs(5);
-    bench.said("w1", report(Err(Explained::new("no space left"))));
+    // The store had been silent for a while when that was told.
     bench.now = Duration::from_secs(9);
-    bench.said("w1", report(Err(Explained::new("still none"))));
+    bench.said("w1", report(Err(Explained::new("no space left")), 4_000));
+    bench.now = Duration::from_secs(12);
+    bench.said("w1", report(Err(Explained::new("still none")), 2_000));
     let behind = bench.status("j1").storage_behind.unwrap();
     assert_eq!((behind.since_unix_ms, behind.error.what.as_str()), (5_000, "still none"));
     let checkpoint = Checkpoint {
@@ -218,7 +220,7 @@ fn a_job_says_since_when_storage_is_behind() {
         bytes: 1,
         tuned_sha256: "abc".into(),
     };
-    bench.said("w1", report(Ok(checkpoint)));
+    bench.said("w1", report(Ok(checkpoint), 0));
     assert_eq!(bench.status("j1").storage_behind, None);
 }
 

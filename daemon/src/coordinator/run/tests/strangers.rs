@@ -27,7 +27,12 @@ fn a_worker_that_never_served_a_job_changes_nothing_of_it() {
         tuned_sha256: "abc".into(),
     };
     let place = Place { step: 7, ..Place::default() };
-    let outcome = |outcome| FromWorker::CheckpointReport { job: job.clone(), generation, outcome };
+    let outcome = |outcome| FromWorker::CheckpointReport {
+        job: job.clone(),
+        generation,
+        outcome,
+        waited_ms: 0,
+    };
     let failed = FromWorker::JobFailed { job: job.clone(), generation, error: error.clone() };
     let before = bench.status("j1");
     for message in [
