@@ -233,6 +233,9 @@ pub(crate) mod tests {
         for (call, words) in refused {
             let said = with_stand_in("cuda::masks::tests::it_is_loaded_and_started", call);
             assert!(said.contains(&format!("refuses {call}: {words}")), "{said}");
+            // What only does not start is no reason to load nothing.
+            let left = call != "cuLaunchKernel";
+            assert!(said.contains(&format!("left to operators: {left}")), "{said}");
         }
     }
 
@@ -243,5 +246,6 @@ pub(crate) mod tests {
         let made = Kernel::load(0, Device::Cpu)
             .and_then(|kernel| kernel.factors(&stream, 0.1, Kind::Float, 100));
         println!("{}", made.unwrap_err());
+        println!("left to operators: {}", Kernel::of(Device::Cuda(0)).is_none());
     }
 }
