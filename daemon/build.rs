@@ -15,7 +15,16 @@ fn main() {
     }
     if std::env::var_os("CARGO_FEATURE_TORCH").is_some() {
         compile_settings();
+        compile_masks();
     }
+}
+
+/// The kernel of dropout's masks, for the processor: its tests run it. A program that does not call it is linked
+/// without it.
+fn compile_masks() {
+    const SOURCE: &str = "src/cuda/masks.c";
+    println!("cargo::rerun-if-changed={SOURCE}");
+    cc::Build::new().std("c99").file(SOURCE).compile("ptv2_masks");
 }
 
 /// Against the headers that torch-sys is compiled against: LIBTORCH's, or those of a libtorch in /usr.

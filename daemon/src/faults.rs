@@ -15,6 +15,7 @@
 
 #[cfg(feature = "torch")]
 mod dying;
+mod failing;
 #[cfg(feature = "torch")]
 mod store;
 
@@ -93,7 +94,7 @@ pub(crate) fn spoil_weights(bert: &crate::train::backbones::Backbone) {
 #[cfg(feature = "torch")]
 pub(crate) fn store(store: ptv2_common::storage::Store) -> ptv2_common::storage::Store {
     if value("store").is_some() {
-        return std::sync::Arc::new(store::Harmed::new(store, store::Failing));
+        return std::sync::Arc::new(store::Harmed::new(store, failing::Failing));
     }
     if value("put-before").is_some() || value("put-after").is_some() {
         return std::sync::Arc::new(store::Harmed::new(store, dying::Dying));

@@ -1,4 +1,4 @@
-//! What NVIDIA's driver says of the machine: the one place that talks to `libcuda`.
+//! What NVIDIA's driver says of the machine, and the kernel that it runs: the one place that talks to `libcuda`.
 #![expect(unsafe_code, reason = "the driver's interface is one in C")]
 
 use super::{CUDA, DRIVER, pointed};
@@ -6,12 +6,14 @@ use crate::device::Gpu;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 use ptv2_common::error::Explained;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 
 /// Where a driver that is loaded says its version.
 const VERSION_FILE: &str = "/sys/module/nvidia/version";
 /// Letters of a bus address, with its end.
 const BUS: i32 = 16;
+/// Threads of a kernel that share a multiprocessor.
+const THREADS: u32 = 256;
 
 /// A driver that is there, and new enough.
 pub(super) struct Driver {
@@ -181,6 +183,10 @@ pub(super) fn free_memory(index: u32) -> Result<u64, Explained> {
 /// # Errors
 /// When the GPU is not there, or the driver fails.
 pub(super) fn enter(index: u32) -> Result<(), Explained> {
+    entered(index).map(drop)
+}
+
+fn entered(index: u32) -> Result<sys::CUcontext, Explained> {
     is_there(index, open()?.count)?;
     let device = device(index)?;
     // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back.
@@ -188,7 +194,63 @@ pub(super) fn enter(index: u32) -> Result<(), Explained> {
     let context = context.map_err(|error| said("a context", error))?;
     // SAFETY: `context` was just retained.
     let code = unsafe { sys::cuCtxSetCurrent(context) };
-    code.result().map_err(|error| said("cuCtxSetCurrent", error))
+    code.result().map(|()| context).map_err(|error| said("cuCtxSetCurrent", error))
+}
+
+/// A kernel that the driver has loaded on a GPU, for good.
+#[derive(Debug)]
+pub(super) struct Function {
+    function: sys::CUfunction,
+    context: sys::CUcontext,
+}
+
+// SAFETY: both are names that the driver gives to what is never unloaded. Any thread may use them.
+unsafe impl Send for Function {}
+// SAFETY: as above; the driver takes calls of several threads at a time.
+unsafe impl Sync for Function {}
+
+impl Function {
+    /// Loads what a compiler has made for the GPU of this index, and finds a kernel in it.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(super) fn load(index: u32, image: &[u8], name: &CStr) -> Result<Self, Explained> {
+        let context = entered(index)?;
+        let mut module = std::ptr::null_mut();
+        // SAFETY: the image is a whole one, as the compiler gave it; the driver keeps none of it.
+        let code = unsafe { sys::cuModuleLoadData(&raw mut module, image.as_ptr().cast()) };
+        code.result().map_err(|error| said("cuModuleLoadData", error))?;
+        let mut function = std::ptr::null_mut();
+        // SAFETY: the module was just loaded, and the name is a C string.
+        let code = unsafe { sys::cuModuleGetFunction(&raw mut function, module, name.as_ptr()) };
+        code.result().map_err(|error| said("cuModuleGetFunction", error))?;
+        Ok(Self { function, context })
+    }
+
+    /// Starts so many threads of it, and some more, on the default stream: torch's current one, as a device has one
+    /// stream here.
+    ///
+    /// # Safety
+    /// `arguments` point to what the kernel takes, in order. What it does with them is allowed on its GPU.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub(super) unsafe fn launch(
+        &self,
+        threads: u32,
+        arguments: &mut [*mut c_void],
+    ) -> Result<(), Explained> {
+        // SAFETY: the context was retained when the kernel was loaded, and is never given back.
+        let code = unsafe { sys::cuCtxSetCurrent(self.context) };
+        code.result().map_err(|error| said("cuCtxSetCurrent", error))?;
+        let (blocks, stream) = (threads.div_ceil(THREADS), std::ptr::null_mut());
+        // SAFETY: the kernel is loaded in this context; the rest is the caller's word.
+        let launched = unsafe {
+            let shape = ((blocks, 1, 1), (THREADS, 1, 1));
+            result::launch_kernel(self.function, shape.0, shape.1, 0, stream, arguments)
+        };
+        launched.map_err(|error| said("cuLaunchKernel", error))
+    }
 }
 
 /// Whether all work of this thread's GPU in its default stream is done.

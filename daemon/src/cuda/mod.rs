@@ -4,10 +4,13 @@
 //! The program is linked to libtorch's part for processors. Its part for GPUs, `libtorch_cuda.so`, is taken
 //! from an installed PyTorch ([`pytorch`]) and loaded before torch is first asked about CUDA ([`library`]);
 //! the driver says what is there ([`driver`]); torch is told to compute the same bits each time
-//! ([`settings`]). Each of the last three is the one place that talks to its library.
+//! ([`settings`]). Each of the last three is the one place that talks to its library; so is [`nvrtc`], which compiles
+//! the one kernel of our own ([`masks`]).
 
 mod driver;
 mod library;
+pub mod masks;
+mod nvrtc;
 mod pytorch;
 pub mod settings;
 

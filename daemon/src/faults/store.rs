@@ -1,4 +1,4 @@
-//! A store whose writes come to harm; the first ones, in every way that a real store has.
+//! A store whose writes come to harm.
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -11,10 +11,6 @@ use ptv2_common::storage::Store;
 use std::fmt::{Debug, Display, Formatter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-/// How long a slow put takes.
-const SLOW: Duration = Duration::from_millis(700);
 
 /// What becomes of a writer's puts, which are counted from 1. Of an upload in parts, its beginning, each part
 /// and its end count as one each.
@@ -79,32 +75,6 @@ impl<H: Debug> Display for Harmed<H> {
     fn fmt(&self, out: &mut Formatter<'_>) -> std::fmt::Result {
         write!(out, "{} with {:?} puts", self.inner, self.counted.harm)
     }
-}
-
-/// Of the first puts one fails, two are done and answered with an error, one is slow.
-#[derive(Debug)]
-pub(super) struct Failing;
-
-#[async_trait::async_trait]
-impl Harm for Failing {
-    async fn put<T: Send>(&self, number: u64, put: Put<'_, T>) -> Result<T> {
-        match number {
-            2 => Err(broken("503: slow down")),
-            4 | 6 => {
-                put.await?;
-                Err(broken("the connection was reset before the answer"))
-            }
-            7 => {
-                tokio::time::sleep(SLOW).await;
-                put.await
-            }
-            _ => put.await,
-        }
-    }
-}
-
-fn broken(what: &str) -> object_store::Error {
-    object_store::Error::Generic { store: "failing", source: what.into() }
 }
 
 #[async_trait::async_trait]

@@ -50,7 +50,7 @@ impl Stream {
         }
     }
 
-    pub(super) fn block(&self, block: u32) -> [u32; 4] {
+    pub(crate) fn block(&self, block: u32) -> [u32; 4] {
         philox(self.counter(block), self.key)
     }
 

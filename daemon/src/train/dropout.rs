@@ -84,6 +84,11 @@ impl SharedMasks {
         Self(Arc::new(Mutex::new(Masks::new(device))))
     }
 
+    /// The same by torch's operators, though a kernel may be at hand.
+    pub fn by_operators(device: Device) -> Self {
+        Self(Arc::new(Mutex::new(Masks::by_operators(device))))
+    }
+
     fn with<T>(&self, ask: impl FnOnce(&mut Masks) -> T) -> T {
         ask(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -131,8 +136,11 @@ impl Dropout {
         })
     }
 
-    /// What each element is multiplied by, in the tensor's own kind.
-    fn factors(&self, tensor: &Tensor, site: Site) -> Result<Option<Tensor>> {
+    /// What each element is multiplied by, in the tensor's own kind; none where nothing is dropped.
+    ///
+    /// # Errors
+    /// Those of torch.
+    pub fn factors(&self, tensor: &Tensor, site: Site) -> Result<Option<Tensor>> {
         let Some(Keyed { rates, place }) = self.keyed else { return Ok(None) };
         let rate = match site {
             Site::Embeddings

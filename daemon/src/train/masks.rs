@@ -9,13 +9,18 @@
 //! Operators: [`OPERATORS`] for each batch of blocks, and for each site 2 that say where it stands and 2
 //! (fp32) or 4 (bf16) that make factors of words. A slice of BERT-large (75 sites, 8 rows, S = 128, P = 20:
 //! 14 million blocks) takes 1,250 of them where each site alone would take 7,950.
+//!
+//! On a GPU one kernel makes a site's factors when they are asked for ([`Kernel`]); the operators are what it is
+//! compared with, and the way where it cannot be had.
 
 use super::Result;
+use crate::cuda::masks::Kernel;
 use crate::numerics::generator::{FACTORS, Purpose, ROUNDS, Stream, next_key};
 use crate::numerics::masks::{Factor, GROUP, LANES, Levels};
 use half::bf16;
 use std::collections::BTreeMap;
-use tch::{Device, Kind, Tensor};
+use std::sync::Arc;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Blocks that are computed side by side, unless a single site has more. They take eight words of 64 bits
 /// each: 128 MiB.
@@ -69,6 +74,8 @@ impl Wanted {
 #[derive(Debug)]
 pub(super) struct Masks {
     device: Device,
+    /// What makes them instead of operators, where it could be loaded.
+    kernel: Option<Arc<Kernel>>,
     /// Which factors slices of a shape ask for.
     known: BTreeMap<[i64; 2], Vec<Wanted>>,
     /// The slice at hand.
@@ -81,9 +88,18 @@ pub(super) struct Masks {
 
 impl Masks {
     pub(super) fn new(device: Device) -> Self {
+        Self::by(Kernel::of(device), device)
+    }
+
+    /// By operators, whatever the device.
+    pub(super) fn by_operators(device: Device) -> Self {
+        Self::by(None, device)
+    }
+
+    fn by(kernel: Option<Arc<Kernel>>, device: Device) -> Self {
         let place = Place { seed: 0, step: 0, slice: 0 };
         let (known, ready, levels) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { device, known, place, shape: [0; 2], ready, levels }
+        Self { device, kernel, known, place, shape: [0; 2], ready, levels }
     }
 
     /// Computes what a slice of this shape (sequences, length) will ask for, as far as it is known.
@@ -109,6 +125,11 @@ impl Masks {
 
     /// One site's factors, flat.
     pub(super) fn take(&mut self, wanted: Wanted) -> Result<Tensor> {
+        if let Some(kernel) = &self.kernel {
+            let Wanted { site, rate, kind, count } = wanted;
+            let made = kernel.factors(&self.place.stream(site), rate, kind, count);
+            return Ok(made.map_err(|error| TchError::Torch(error.to_string()))?);
+        }
         if let Some(at) = self.ready.iter().position(|(known, _)| *known == wanted) {
             return Ok(self.ready.swap_remove(at).1);
         }
@@ -287,8 +308,7 @@ mod tests {
         assert!(found == host(place, wanted), "{wanted:?}");
     }
 
-    #[test]
-    fn factors_are_the_hosts_alone_and_in_a_batch() {
+    fn sites() -> Vec<Wanted> {
         let counts = [1, 31, 127, 128, 129, 1000, 4096, 50_001];
         let kinds = [
             (Kind::Float, 0.1),
@@ -299,11 +319,16 @@ mod tests {
         ];
         let all =
             counts.into_iter().flat_map(|count| kinds.map(|(kind, rate)| (count, kind, rate)));
-        let sites: Vec<Wanted> = (0x7FF0..)
+        (0x7FF0..)
             .step_by(3)
             .zip(all)
             .map(|(site, (count, kind, rate))| Wanted { site, rate, kind, count })
-            .collect();
+            .collect()
+    }
+
+    #[test]
+    fn factors_are_the_hosts_alone_and_in_a_batch() {
+        let sites = sites();
         for place in [PLACE, Place { seed: 0, step: 0, slice: 0 }] {
             let mut masks = Masks::new(Device::Cpu);
             masks.begin(place, [2, 3]).unwrap();
@@ -319,6 +344,28 @@ mod tests {
             }
             assert!(masks.ready.is_empty());
         }
+    }
+
+    #[test]
+    fn the_kernels_factors_are_the_hosts() {
+        crate::cuda::masks::tests::with_stand_in("train::masks::tests::by_the_stand_in", "");
+    }
+
+    #[test]
+    #[ignore = "run by the test above"]
+    fn by_the_stand_in() {
+        let kernel = Kernel::load(0, Device::Cpu).unwrap();
+        let mut masks = Masks::by(Some(Arc::new(kernel)), Device::Cpu);
+        for place in [PLACE, Place { seed: 0, step: 0, slice: 0 }] {
+            masks.begin(place, [2, 3]).unwrap();
+            for wanted in sites() {
+                same(place, &wanted, &masks.take(wanted).unwrap());
+            }
+        }
+        assert!(masks.known.is_empty(), "a site was made by operators");
+        let wrong = Wanted { site: 1, rate: 0.1, kind: Kind::Half, count: 8 };
+        let error = masks.take(wrong).unwrap_err().to_string();
+        assert!(error.contains("8 factors of Half: expected fp32 or bf16"), "{error}");
     }
 
     #[test]

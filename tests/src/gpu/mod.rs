@@ -3,6 +3,7 @@
 
 mod goldens;
 mod jobs;
+mod masks;
 mod nccl;
 mod report;
 
@@ -52,6 +53,12 @@ fn t02_architectures_agree_with_the_processor() {
         "gradients with dropout, four architectures, against the processor",
         goldens::architectures,
     );
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t03_the_kernels_masks_are_the_operators() {
+    check_on_gpu("dropout's masks: the kernel's bits are the operators'", masks::kernel);
 }
 
 #[test]

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// What starts workers, and knows what has become of them.
 enum Backend {
-    Local(Local),
+    Local(Box<Local>),
     Slurm(Box<Slurm>),
 }
 
@@ -142,7 +142,8 @@ impl Launcher {
         let backend = match config.launcher.kind {
             LauncherKind::None => return Ok(None),
             LauncherKind::Local => {
-                Backend::Local(Local::new(Told::of(config, url)?, config.hub.options())?)
+                let local = Local::new(Told::of(config, url)?, config.hub.options())?;
+                Backend::Local(Box::new(local))
             }
             LauncherKind::Slurm => {
                 let slurm = Slurm::open(config, Told::of(config, url)?, ways.clock.elapsed())?;
