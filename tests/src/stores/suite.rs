@@ -2,9 +2,10 @@
 //! server comes to.
 
 use super::conformance::conforms;
-use super::failing::{Failing, Harmed};
+use super::failing::Failing;
 use super::proxy::{Fault, Met, Proxy, Rule};
 use super::servers::{self, Cloud};
+use super::store::Harmed;
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use ptv2_common::storage::{self, Environment, Put, Store, StoreSettings, put_content, put_create};
