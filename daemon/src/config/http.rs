@@ -36,7 +36,7 @@ pub struct HttpConfig {
     /// A body must have come within this time, or the request is refused with 408.
     #[serde(with = "super::duration")]
     pub body_timeout: Duration,
-    /// Bytes of bodies that have come, and of answers that nobody has read yet, each of all requests
+    /// Bytes of bodies that have come, and of answers above 16 KiB that nobody has read yet, each of all requests
     /// together; beyond, requests are refused with 503.
     pub held_bytes_max: u32,
     /// A request must be answered within this time, or is given up with 503. A submit, which reads a

@@ -9,7 +9,7 @@ mod tests;
 
 use super::problem::Refusal;
 use crate::config::HttpConfig;
-use crate::coordinator::listen::{Held, whose};
+use crate::coordinator::listen::{Held, PART, whose};
 use crate::coordinator::tokens::Caller;
 use axum::Router;
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
@@ -239,12 +239,15 @@ impl Gate {
         now(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error)
     }
 
-    /// Counts an answer until it has been sent, and a follower until it has gone.
+    /// Counts an answer until it has been sent, and a follower until it has gone. An answer of one part is given
+    /// whoever reads nothing of theirs: a connection holds one at most, and there is a bound on those.
     fn hold(&self, answer: Response, stream: Option<streams::Stream>) -> Result<Response, Refused> {
         // What comes in parts is not held.
         let bytes = answer.body().size_hint().exact().unwrap_or(0);
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        let held = hold(&self.answers, bytes.min(self.http.held_bytes_max as usize))?;
+        let counts = bytes > PART;
+        let most = self.http.held_bytes_max as usize;
+        let held = counts.then(|| hold(&self.answers, bytes.min(most))).transpose()?;
         Ok(answer.map(|body| Body::new(Held::new(body, (stream, held)))))
     }
 }

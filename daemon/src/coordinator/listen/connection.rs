@@ -130,7 +130,7 @@ fn held(answer: Response<Body>, busy: Busy) -> Response<Body> {
 }
 
 /// Bytes of a body that are given away at once.
-const PART: usize = 16 << 10;
+pub(in crate::coordinator) const PART: usize = 16 << 10;
 
 /// A body that keeps something until its last part has been sent. It goes out in copies of small parts: the
 /// HTTP library would else take the whole of it for a reader who takes nothing.

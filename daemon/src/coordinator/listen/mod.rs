@@ -8,7 +8,7 @@ mod names;
 mod own_ca;
 mod patient;
 
-pub(super) use connection::Held;
+pub(super) use connection::{Held, PART};
 pub(super) use connections::whose;
 
 use crate::config::{CoordinatorConfig, HttpConfig};

@@ -142,14 +142,19 @@ async fn a_body_has_its_time_although_reading_leaves_no_budget() {
 
 #[tokio::test]
 async fn answers_that_nobody_reads_are_bounded_together() {
-    let http = HttpConfig { held_bytes_max: 100, ..HttpConfig::default() };
+    let http = HttpConfig { held_bytes_max: 100_000, ..HttpConfig::default() };
     let routes = routes(&http);
-    let echo = async || ask(&routes, "/echo", "good", Body::from(vec![0; 60])).await;
+    let echo = async || ask(&routes, "/echo", "good", Body::from(vec![0; 60_000])).await;
     let first = echo().await;
     let second = echo().await;
     assert_eq!((first.status().as_u16(), second.status().as_u16()), (200, 503));
     assert_eq!(retry_after(&second), Some(1));
     drop(first);
+    let all = async || ask(&routes, "/echo", "good", Body::from(vec![0; 100_000])).await;
+    let whole = all().await;
+    assert_eq!((whole.status().as_u16(), echo().await.status().as_u16()), (200, 503));
+    assert_eq!(status(&routes, "/answer", "good").await, 200, "a small one is given all the same");
+    drop(whole);
     assert_eq!(echo().await.status().as_u16(), 200);
 }
 
