@@ -2,7 +2,7 @@
 # Checks ptv2 on a GPU, and measures it against PEFT: ./gpu-test.sh, in the folder of `make gpu-bundle`
 #
 # Needs NVIDIA's driver 580 or newer, glibc 2.34 or newer (Debian 12, Ubuntu 22.04, RHEL 9), and a python3 with
-# PyTorch 2.11.0 for CUDA 13; for the comparison also its packages transformers, peft, safetensors and tokenizers.
+# PyTorch 2.11.0 for CUDA 13; for the comparison, and for too large a job, also its packages safetensors and tokenizers, and transformers and peft.
 # Nothing is installed, nothing is fetched. The report is report.md in the current folder.
 #
 # PYTHON    the Python whose PyTorch is used (default: python3)

@@ -100,6 +100,8 @@ class Ours:
     def __init__(self, daemon, plan, folders):
         self.daemon, self.plan, self.folders = daemon, plan, folders
         self.first_step_s = None
+        # Of the jobs of each prefix and batch, which are the same job each time.
+        self.hashes = {}
 
     def rates(self, prefix, batch, slices):
         """Rows a second of each step of a job, without the first ones."""
@@ -122,6 +124,7 @@ class Ours:
         events = self.daemon.ctl("events", status["id"])
         accepted = next(one for one in events if one["kind"] == "submitted")["unix_ms"] / 1000
         self.first_step_s = accepted + status["timings"]["first_step_s"] - submitted_at
+        self.hashes.setdefault((prefix, batch), set()).add(status["tuned_sha256"])
         rows = [row for row in self.daemon.ctl("metrics", status["id"]) if "loss" in row]
         return [row["rows_per_s"] for row in rows][self.plan.dropped :]
 
@@ -133,7 +136,7 @@ def peer_rates(peer, plan, batch):
 
 
 def measure(options, plan, folders, processes):
-    """Rates by prefix and batch, of both, and the time to the first step of a warm worker."""
+    """Rates by prefix and batch, of both; and what our jobs told besides."""
     has_peft = all(importlib.util.find_spec(name) for name in ("peft", "transformers"))
     paths = SimpleNamespace(bin=options.bin, data=folders.data, small=folders.backbone, base=folders.backbone)
     daemon = Daemon(paths, processes, folders.state, 1, 1, ("--device", options.device))
@@ -155,7 +158,7 @@ def measure(options, plan, folders, processes):
                 peer.end()
             found[prefix, batch] = (own, theirs, memory)
     daemon.end()
-    return found, ours.first_step_s
+    return found, ours
 
 
 def median(rates):
@@ -167,27 +170,29 @@ def row(what, own, theirs, ratio, target, is_met):
     return f"| {what} | {own} | {theirs} | {ratio} | {target} | {met} |"
 
 
-def table(options, plan, found, first_step_s, rate):
+def table(options, plan, found, ours, rate):
     """The figures as Markdown."""
     is_real = options.device != "cpu"
     shape = operations.Shape.of(plan.config)
     lines = ["| what | ptv2 bf16 | PEFT bf16 autocast | ratio | target | met? |", "|---|---|---|---|---|---|"]
     for (prefix, batch), (own, theirs, memory) in found.items():
-        ours, peers = median(own), median(theirs)
+        mine, peers = median(own), median(theirs)
         what = f"P = {prefix}, batch {batch}: rows/s (median of {len(own)} steps)"
         said = f"{peers:.1f}, at most {memory / 2**30:.1f} GiB" if peers else "not installed"
-        ratio = ours / peers if peers else None
+        ratio = mine / peers if peers else None
         # Asked for at the smaller batch.
         asked = is_real and ratio and batch == min(plan.batches)
         goal = (f"≥ {TARGET_RATIO}", ratio >= TARGET_RATIO) if asked else ("", None)
-        lines.append(row(what, f"{ours:.1f}", said, f"{ratio:.2f}" if ratio else "", *goal))
-        share = ours * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
+        lines.append(row(what, f"{mine:.1f}", said, f"{ratio:.2f}" if ratio else "", *goal))
+        share = mine * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
         asked = is_real and batch == max(plan.batches)
         goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
         what = f"P = {prefix}, batch {batch}: share of the card's bf16 product rate"
         lines.append(row(what, f"{share:.0%}", "", "", *goal))
-    goal = (f"< {TARGET_FIRST_S} s", first_step_s < TARGET_FIRST_S) if is_real else ("", None)
-    lines.append(row("submit to first step, warm", f"{first_step_s:.2f} s", "", "", *goal))
+        hashes = len(ours.hashes[prefix, batch])
+        lines.append(row(f"P = {prefix}, batch {batch}: hashes of {plan.rounds} runs", hashes, "", "", "1", hashes == 1))
+    goal = (f"< {TARGET_FIRST_S} s", ours.first_step_s < TARGET_FIRST_S) if is_real else ("", None)
+    lines.append(row("submit to first step, warm", f"{ours.first_step_s:.2f} s", "", "", *goal))
     lines.append(row(f"the card's bf16 product, {rate[1]}", f"{rate[0] / 1e12:.1f} TFLOP/s", "", "", "", None))
     return lines
 
@@ -221,16 +226,18 @@ def main():
     rate = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     processes = Processes(work)
     try:
-        found, first_step_s = measure(options, plan, folders, processes)
+        found, ours = measure(options, plan, folders, processes)
     except Problem as problem:
         sys.exit(f"error: {problem}")
     finally:
         processes.end_all()
-    text = "\n".join(table(options, plan, found, first_step_s, rate)) + "\n"
+    text = "\n".join(table(options, plan, found, ours, rate)) + "\n"
     print(text)
     if options.report:
         with options.report.open("a", encoding="utf-8") as report:
             report.write(text)
+    if any(len(hashes) > 1 for hashes in ours.hashes.values()):
+        sys.exit("error: the same job ended with several hashes: see the table")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ fn report(named: Option<&Path>, lines: &mut Vec<String>) {
         }
         Err(error) => lines.push(format!("PyTorch  none: {}", because(error))),
     }
-    let torch = cuda::torch();
+    let torch = cuda::torch(0);
     let cuda = torch.cuda.map_or("without CUDA".into(), |cuda| format!("with CUDA {cuda}"));
     let trouble = torch.trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
     let count = torch.count;

@@ -107,15 +107,16 @@ pub struct Torch {
     pub cuda: Option<String>,
     /// GPUs that it sees.
     pub count: i64,
-    /// Why a tensor cannot be made on the first of them.
+    /// Why a tensor cannot be made on the one that was asked about.
     pub trouble: Option<String>,
 }
 
-/// Asks torch what it makes of CUDA. Not before [`load`]: torch asks for its part for GPUs once.
-pub fn torch() -> Torch {
+/// Asks torch what it makes of CUDA, and has it make a tensor on the GPU of this index, and on no other: that takes
+/// half a gigabyte there. Not before [`load`]: torch asks for its part for GPUs once.
+pub fn torch(index: u32) -> Torch {
     let cuda = tch::utils::has_cudart().then(|| pointed(tch::utils::version_cudart()));
     let count = tch::Cuda::device_count();
-    let made = tch::Tensor::f_zeros([1], (tch::Kind::Float, tch::Device::Cuda(0)));
+    let made = tch::Tensor::f_zeros([1], (tch::Kind::Float, tch::Device::Cuda(index as usize)));
     // Torch without its part for GPUs says at length that it is without.
     let trouble = made.err().filter(|_| cuda.is_some());
     let trouble = trouble.map(|error| first_sentence(&error.to_string()));
@@ -135,8 +136,8 @@ pub fn ready(
     let gpu = look(index)?;
     let pytorch = find(named, variable)?;
     load(&pytorch)?;
-    let torch = torch();
-    if torch.count <= i64::from(index) {
+    let torch = torch(index);
+    if torch.count <= i64::from(index) || torch.trouble.is_some() {
         let why = torch.trouble.unwrap_or_else(|| format!("it sees {} GPUs", torch.count));
         return Err(Explained::new(format!("torch cannot compute on cuda:{index}: {why}"))
             .at(pytorch.folder.display().to_string())

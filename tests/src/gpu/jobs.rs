@@ -50,10 +50,15 @@ pub(super) fn two_workers() -> String {
     format!("the hash of one worker, {}", &alone[..12])
 }
 
-/// One slice that no card has room for: the job fails and says so, and the next one is done.
+/// The backbone of the comparison.
+pub(super) fn large() -> PathBuf {
+    root().join("large/backbone")
+}
+
+/// One slice that no card has room for: the job is refused by the memory that it takes, and the next one is done.
 pub(super) fn too_much() -> String {
     let cluster = cluster(1);
-    let large = root().join("large/backbone");
+    let large = large();
     let job = format!(
         "task = \"superglue/cb\"\nbackbone.path = {large:?}\n\
          data = {{ root = {:?}, max_seq_length = 384 }}\nmethod.pre_seq_len = 128\n\
