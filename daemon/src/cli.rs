@@ -285,8 +285,6 @@ fn worker(args: WorkerArgs) -> Result<(), Explained> {
         stop_on(&[STOP.as_slice(), &notice].concat(), &shutdown)?;
         crate::worker::run(config, shutdown).await
     });
-    // A device thread that gave up its step is not waited for.
-    runtime.shutdown_background();
     let code = match result {
         Ok(()) => 0,
         Err(error) => {

@@ -160,12 +160,7 @@ fn uuid_text(bytes: [c_char; 16]) -> String {
 /// # Errors
 /// When the GPU is not there, or the driver fails.
 pub(super) fn free_memory(index: u32) -> Result<u64, Explained> {
-    is_there(index, open()?.count)?;
-    let device = device(index)?;
-    // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back, so it
-    // outlives every use.
-    let context = unsafe { result::primary_ctx::retain(device) };
-    let context = context.map_err(|error| said("a context", error))?;
+    let context = context(index)?;
     // SAFETY: `context` was just retained.
     let code = unsafe { sys::cuCtxPushCurrent_v2(context) };
     code.result().map_err(|error| said("cuCtxPushCurrent", error))?;
@@ -186,12 +181,18 @@ pub(super) fn enter(index: u32) -> Result<(), Explained> {
     entered(index).map(drop)
 }
 
-fn entered(index: u32) -> Result<sys::CUcontext, Explained> {
+/// The context that torch computes in on a GPU.
+fn context(index: u32) -> Result<sys::CUcontext, Explained> {
     is_there(index, open()?.count)?;
     let device = device(index)?;
-    // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back.
+    // SAFETY: `device` comes from the driver. The context is torch's own as well, and is never given back, so it
+    // outlives every use.
     let context = unsafe { result::primary_ctx::retain(device) };
-    let context = context.map_err(|error| said("a context", error))?;
+    context.map_err(|error| said("a context", error))
+}
+
+fn entered(index: u32) -> Result<sys::CUcontext, Explained> {
+    let context = context(index)?;
     // SAFETY: `context` was just retained.
     let code = unsafe { sys::cuCtxSetCurrent(context) };
     code.result().map(|()| context).map_err(|error| said("cuCtxSetCurrent", error))

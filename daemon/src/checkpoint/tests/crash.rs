@@ -1,13 +1,13 @@
 //! A writer that ends at any of its writes, before or after it was done.
 
 use super::*;
-use failing::{Harm, Harmed, Put};
+use harmed::{Harm, Harmed, Put};
 use object_store::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[path = "../../faults/store.rs"]
-mod failing;
+mod harmed;
 
 /// Bytes that go up in two parts.
 const IN_PARTS: usize = (8 << 20) + 1;
