@@ -3,6 +3,7 @@
 use super::lab::{Lab, OVER, calm, note, slurm};
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
+use crate::e2e::harness::poll;
 use std::path::Path;
 
 #[test]
@@ -36,7 +37,7 @@ fn a_batch_script_that_is_killed_leaves_nothing() {
     note("`kill -9` of the batch script", "FAILED, nothing left running", took);
 }
 
-/// A real time limit, of the shortest there is. The notice comes when Slurm next looks: up to 30 s later.
+/// A real time limit. Slurm looks every half a minute, and gives the notice that much early: 30 to 60 s after the start.
 #[test]
 #[ignore = "needs a Slurm: make test-slurm"]
 fn the_time_limit_is_heard_before_it_comes() {
@@ -44,7 +45,7 @@ fn the_time_limit_is_heard_before_it_comes() {
     let long = super::lab::cb(&lab.data)
         .replace(&format!("max_steps = {}", super::lab::STEPS), "max_steps = 5000");
     lab.write("cb.toml", &long);
-    let options = ["--time=1", "--signal=USR1@30"];
+    let options = ["--time=2", "--signal=USR1@60"];
     let batch = lab.submit(&options, &[("PTV2_REQUEUE", "1")]);
     batch.is("RUNNING");
     let began = now();
@@ -63,6 +64,26 @@ fn the_time_limit_is_heard_before_it_comes() {
         &format!("checkpoint of step {last} written, left; requeued, went on from step {last}"),
         took,
     );
+}
+
+/// As where a limit is so short, or a job so urgent, that the notice comes at once: before the coordinator listens,
+/// before the job is submitted, before a worker has it.
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn a_notice_at_once_is_heard_too() {
+    for program in ["ptv2d coordinator", "ptv2d worker", "ptv2ctl submit", "ptv2ctl wait"] {
+        let Some(lab) = Lab::new() else { return };
+        calm(&lab.data);
+        let batch = lab.submit(&[], &[("PTV2_REQUEUE", "1")]);
+        poll(program, || (!batch.running(program).is_empty()).then_some(()));
+        let began = now();
+        slurm("scancel", &["--signal=USR1", &batch.id]);
+        let took = batch.is_gone(began);
+        batch.starts_again();
+        batch.succeeds();
+        let event = format!("`scancel --signal=USR1` as soon as there is a `{program}`");
+        note(&event, "left, requeued, ended with the hash", took);
+    }
 }
 
 #[test]
