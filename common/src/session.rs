@@ -172,6 +172,9 @@ pub struct Start {
     /// The last step that the coordinator has metrics of. Rank 0 reports later ones again, which a
     /// lost rank 0 may have taken with it.
     pub reported_step: u64,
+    /// Why this generation does not use NCCL, where it could: NCCL failed in those before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub without_nccl: Option<String>,
 }
 
 /// What a worker is to load before it is needed.
@@ -250,6 +253,16 @@ pub enum LeaveReason {
     Diverged {
         /// Whether this rank is the one that differs from a majority.
         own: bool,
+        /// What was seen.
+        detail: String,
+    },
+    /// What the ranks reduce over failed, although no peer is lost. Another generation may do better.
+    TransportFailed {
+        /// What it said.
+        detail: String,
+    },
+    /// This rank's device computes nothing more in this process, which ends. No peer is to blame.
+    DeviceLost {
         /// What was seen.
         detail: String,
     },

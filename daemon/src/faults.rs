@@ -6,6 +6,7 @@
 //! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `on-device` | steps are made by torch operators alone, as on a GPU, though on the processor |
+//! | `device-dies=N` | after step N a tensor is read where it has no elements: on a GPU the process can compute no more; on the processor it only counts as such |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
@@ -74,6 +75,35 @@ pub(crate) fn spoil_state(state: &mut crate::numerics::state::TunedState) {
     if spoils(state.step) && first(&DONE) {
         let middle = state.values.len() / 2;
         state.values[middle] = f32::from_bits(state.values[middle].to_bits() ^ 1);
+    }
+}
+
+/// What has happened to the device.
+#[cfg(feature = "torch")]
+static DEVICE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Has the device fail for good after the wanted step.
+#[cfg(feature = "torch")]
+pub(crate) fn kill_device(step: u64, device: tch::Device) -> crate::train::Result<()> {
+    if value("device-dies") != Some(step) {
+        return Ok(());
+    }
+    let few = tch::Tensor::f_zeros([4], (tch::Kind::Float, device))?;
+    let beyond = tch::Tensor::f_from_slice(&[1_i64 << 40])?.f_to(device)?;
+    // A GPU notices later, when what it computed is asked for.
+    let outcome = few.f_index_select(0, &beyond).and_then(|found| found.f_to(tch::Device::Cpu));
+    if let Err(error) = &outcome {
+        DEVICE.get_or_init(|| error.to_string());
+    }
+    Ok(outcome.map(drop)?)
+}
+
+/// What the processor says of itself, as the driver says it of a GPU.
+#[cfg(feature = "torch")]
+pub(crate) fn device() -> Result<(), ptv2_common::error::Explained> {
+    match DEVICE.get() {
+        Some(_) => Err(ptv2_common::error::Explained::new("a fault on demand")),
+        None => Ok(()),
     }
 }
 

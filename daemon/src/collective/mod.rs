@@ -37,7 +37,10 @@ pub enum CollectiveError {
         /// What was wrong.
         detail: String,
     },
-    /// This rank's own device or its library failed: no peer is to blame.
+    /// What moves the sums failed, although no peer is lost. Another group may do better.
+    #[error("the transport failed: {0}")]
+    Transport(String),
+    /// This rank's own device failed, or a tensor does not fit: no peer is to blame.
     #[error("this rank's device failed: {0}")]
     Device(String),
 }

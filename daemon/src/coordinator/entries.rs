@@ -4,7 +4,7 @@ use super::journal::Entry;
 use super::run::{Action, Cluster};
 use ptv2_common::api::{LogLevel, MetricsRow};
 use ptv2_common::ids::{JobId, WorkerId};
-use ptv2_common::session::FromWorker;
+use ptv2_common::session::{FromWorker, LeaveReason};
 
 /// What is to be journaled of a decision.
 pub(super) fn of_decision(
@@ -65,6 +65,12 @@ pub(super) fn of_report(
         }
         FromWorker::JobFailed { job, error, .. } => {
             vec![log(job, LogLevel::Error, error.to_string())]
+        }
+        FromWorker::Left { job, reason: LeaveReason::TransportFailed { detail }, .. } => {
+            vec![log(job, LogLevel::Warn, format!("the reduction failed: {detail}"))]
+        }
+        FromWorker::Left { job, reason: LeaveReason::DeviceLost { detail }, .. } => {
+            vec![log(job, LogLevel::Error, format!("the device is lost: {detail}"))]
         }
         FromWorker::CheckpointReport { job, outcome: Err(error), .. } => {
             let message = format!("a checkpoint could not be written: {error}");

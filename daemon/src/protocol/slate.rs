@@ -174,6 +174,7 @@ mod tests {
             resume: None,
             finish_step,
             reported_step: 0,
+            without_nccl: None,
         }))
     }
 

@@ -10,7 +10,7 @@ use super::held::{Exit, Held};
 use super::inputs::Wanted;
 use super::keeper::Last;
 use super::retry::{Pauses, patiently};
-use super::{Shared, data, join, told};
+use super::{Shared, data, join, lost, told};
 use crate::backbone::Config;
 use crate::checkpoint::peft;
 use crate::collective::{AbortHandle, CollectiveError};
@@ -60,7 +60,7 @@ impl Device {
 /// # Errors
 /// When the system gives no thread.
 pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Explained> {
-    let over = shared.over.clone().drop_guard();
+    let (over, ends) = (shared.over.clone().drop_guard(), shared.ends.clone());
     let config = &shared.config;
     let (hub, inputs) = (config.hub.clone(), config.inputs.clone());
     let backbones = Backbones::new(hub, inputs, config.compute.torch(), runtime.clone());
@@ -68,9 +68,11 @@ pub(super) fn start(shared: Arc<Shared>, runtime: Handle) -> Result<Device, Expl
     std::thread::Builder::new()
         .name("device".into())
         .spawn(move || {
-            let _over = over;
             tch::set_num_threads(1);
             engine.run();
+            drop(over);
+            // Where it can do nothing more, the rest of the worker does not know yet.
+            ends.cancel();
         })
         .map(|thread| Device { thread })
         .map_err(|error| Explained::from_error(&error))
@@ -87,7 +89,7 @@ struct Engine {
 
 impl Engine {
     fn run(&mut self) {
-        loop {
+        while self.shared.lost.get().is_none() {
             let most = if self.backbones.is_audited() { AUDIT } else { Duration::ZERO };
             match self.shared.orders.next_within(most) {
                 None => self.audit(),
@@ -158,6 +160,8 @@ impl Engine {
         match self.backbones.audit() {
             Ok(true) => self.unaudited.clear(),
             Ok(false) => {}
+            // It cannot be looked at.
+            Err(error) if lost::look(&self.shared, &error.what).is_some() => {}
             Err(error) => {
                 tracing::error!(%error, "the backbone is loaded anew");
                 self.held = None;
@@ -213,13 +217,19 @@ impl Engine {
             None => LeaveReason::Stopped,
         };
         Ok(match exit {
-            Exit::Job(error) => return Err(*error),
+            Exit::Job(error) => self.device(*error)?,
             Exit::Left | Exit::Group(CollectiveError::Aborted) => LeaveReason::Stopped,
             Exit::Group(CollectiveError::PeerLost { rank, silent, detail }) => {
                 lost(rank, silent, detail)
             }
             Exit::Group(CollectiveError::Protocol { rank, detail }) => lost(rank, false, detail),
-            Exit::Group(CollectiveError::Device(detail)) => return Err(Explained::new(detail)),
+            Exit::Group(CollectiveError::Device(detail)) => self.device(Explained::new(detail))?,
+            Exit::Group(CollectiveError::Transport(detail)) => {
+                match lost::look(&self.shared, &detail) {
+                    Some(detail) => LeaveReason::DeviceLost { detail },
+                    None => LeaveReason::TransportFailed { detail },
+                }
+            }
             Exit::Diverged { own, majority, detail } => {
                 if own && let Some(held) = &mut self.held {
                     held.progress = None;
@@ -229,6 +239,14 @@ impl Engine {
         })
     }
 
+    /// Whether what failed is the job's fault, or the device's.
+    fn device(&self, error: Explained) -> Result<LeaveReason, Explained> {
+        match lost::look(&self.shared, &error.to_string()) {
+            Some(detail) => Ok(LeaveReason::DeviceLost { detail }),
+            None => Err(error),
+        }
+    }
+
     /// Loads what a job needs before it is needed, and says so.
     fn warm(&mut self, warm: &Warm) {
         let job = warm.job.id.clone();
@@ -236,7 +254,10 @@ impl Engine {
         self.shared.pulse.moved(DevicePhase::Loading, None);
         let outcome = match self.ready(&warm.job, &warm.features, None) {
             Ok(()) => Ok(()),
-            Err(Exit::Job(error)) => Err(*error),
+            Err(Exit::Job(error)) => {
+                lost::look(&self.shared, &error.what);
+                Err(*error)
+            }
             Err(_) => Err(Explained::new("the worker was called away")),
         };
         self.shared.outbox.put(FromWorker::Ready { job, outcome });

@@ -245,6 +245,8 @@ impl<'a> Training<'a> {
             progress.place = Place { step: progress.state.step, ..Place::default() };
             progress.scored.clear();
             #[cfg(feature = "faults")]
+            crate::faults::kill_device(progress.state.step, self.shared.config.compute.torch())?;
+            #[cfg(feature = "faults")]
             if crate::faults::spoils(progress.state.step) {
                 stepper.settle(&mut progress.state)?;
                 crate::faults::spoil_state(&mut progress.state);

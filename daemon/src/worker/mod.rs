@@ -16,6 +16,7 @@ mod held;
 mod inputs;
 mod join;
 mod keeper;
+mod lost;
 mod orders;
 mod outbox;
 mod pulse;
@@ -115,6 +116,10 @@ struct Shared {
     timeout_ms: AtomicU64,
     /// Cancelled when the device thread has ended.
     over: CancellationToken,
+    /// Cancelled when the worker is to end.
+    ends: CancellationToken,
+    /// Why this process can compute no more.
+    lost: OnceLock<Explained>,
 }
 
 impl Shared {
@@ -138,7 +143,7 @@ impl Shared {
 /// Runs a worker until it is drained or asked to stop.
 ///
 /// # Errors
-/// When it is refused, or was without a coordinator for too long.
+/// When it is refused, was without a coordinator for too long, or its device is lost.
 pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<(), Explained> {
     let Some(listener) = listen(&config, &shutdown).await? else { return Ok(()) };
     let mut random = [0; 5];
@@ -175,13 +180,15 @@ pub async fn run(config: WorkerConfig, shutdown: CancellationToken) -> Result<()
         store: OnceLock::new(),
         timeout_ms: AtomicU64::new(0),
         over: CancellationToken::new(),
+        ends: shutdown.clone(),
+        lost: OnceLock::new(),
     });
     let device = engine::start(Arc::clone(&shared), tokio::runtime::Handle::current())?;
     let result = session::run(&shared, shutdown).await;
     shared.orders.end();
     // It has ended, but for a worker that was refused or gave up its step, which ends with the process.
     drop(tokio::time::timeout(ENDING, tokio::task::spawn_blocking(move || device.join())).await);
-    result
+    shared.lost.get().cloned().map_or(result, Err)
 }
 
 /// Listens for peers: where it was told to, else by the interface that leads to the coordinator. Nothing

@@ -306,7 +306,12 @@ impl Farewell {
             Self::NotAsked => {
                 shutdown.cancelled().await;
                 shared.orders.drain();
-                Self::Draining { until: Instant::now() + shared.config.drain_grace }
+                // Of a device thread that ended by itself, only what it said last is still to be told.
+                if shared.over.is_cancelled() {
+                    Self::Leaving { until: Instant::now() + FAREWELL }
+                } else {
+                    Self::Draining { until: Instant::now() + shared.config.drain_grace }
+                }
             }
             Self::Draining { until } => {
                 let farewell = FAREWELL.min(shared.config.drain_grace / 3);

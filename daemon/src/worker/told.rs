@@ -30,6 +30,12 @@ pub(super) fn log(message: &FromWorker) {
                 LeaveReason::PeerLost { peer, silent, detail } => {
                     tracing::warn!(step, %peer, silent, detail, "left: a peer is lost");
                 }
+                LeaveReason::TransportFailed { detail } => {
+                    tracing::warn!(step, detail, "left: the reduction failed");
+                }
+                LeaveReason::DeviceLost { detail } => {
+                    tracing::error!(step, detail, "left: this process can compute no more");
+                }
                 LeaveReason::Diverged { own, detail } => {
                     tracing::warn!(step, own, detail, "left: the ranks' states differ");
                 }

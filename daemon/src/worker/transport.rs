@@ -16,6 +16,9 @@ use ptv2_common::spec::Reduction;
 /// The step that messages before the first step carry.
 const BEFORE: u64 = u64::MAX;
 
+/// What people are told where NCCL was to be expected.
+const OVER_TCP: &str = "the ranks reduce over TCP, through host memory, which is slower";
+
 /// Has the ranks agree, once they have met over TCP.
 ///
 /// # Errors
@@ -28,6 +31,9 @@ pub(super) fn choose(
     // A group is of one kind of device, so all ranks come here or none does.
     if !may_use_nccl(shared.config.compute) {
         return Ok(Box::new(tcp));
+    }
+    if let Some(why) = &start.without_nccl {
+        return without_nccl(shared, start, why).map(|()| Box::new(tcp) as Box<dyn Collective>);
     }
     let library = Library::find(shared.config.nccl.as_deref());
     let own = offer(shared, start.rank, library.as_ref());
@@ -68,12 +74,7 @@ pub(super) fn choose(
         (Agreed::Tcp { why, is_surprise }, _) => {
             tracing::info!(why, "the ranks reduce over TCP, through host memory");
             if is_surprise {
-                say(
-                    LogLevel::Warn,
-                    format!(
-                        "the ranks reduce over TCP, through host memory, which is slower: {why}"
-                    ),
-                );
+                say(LogLevel::Warn, format!("{OVER_TCP}: {why}"));
             }
             Ok(Box::new(tcp))
         }
@@ -84,6 +85,24 @@ pub(super) fn choose(
         // Its own word would have kept all from it.
         (Agreed::Nccl { .. }, Err(error)) => Err(error.into()),
     }
+}
+
+/// All ranks were told the same, so they need not agree.
+fn without_nccl(shared: &Shared, start: &Start, why: &str) -> Result<(), Exit> {
+    if shared.config.transport == Transport::Nccl {
+        return Err(Explained::new(format!("this worker was told to use NCCL only; {why}"))
+            .at("--transport")
+            .hint(
+                "NCCL_DEBUG=INFO shows what NCCL does; or start the workers with --transport auto",
+            )
+            .into());
+    }
+    if start.rank == 0 {
+        let (job, level) = (start.job.id.clone(), LogLevel::Warn);
+        let message = format!("{OVER_TCP}: {why}");
+        shared.outbox.put(FromWorker::Log { job, level, message });
+    }
+    Ok(())
 }
 
 /// Whether these devices may reduce over NCCL: in a build for tests, CPUs too, through a stand-in.

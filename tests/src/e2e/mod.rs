@@ -28,6 +28,7 @@ pub(crate) mod real_data;
 mod recipes;
 mod score;
 mod seeds;
+mod setbacks;
 pub(crate) mod signals;
 mod stores;
 mod tasks;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 /// The stand-in, which the C compiler makes from `tests/nccl-stand-in`.
-fn stand_in() -> PathBuf {
+pub(super) fn stand_in() -> PathBuf {
     let run = Command::new(root().join("scripts/nccl-stand-in.sh")).output().unwrap();
     assert!(run.status.success(), "{}", text(&run.stderr));
     text(&run.stdout).trim().into()

@@ -1,6 +1,6 @@
 //! Checks by whole jobs through the real programs.
 
-use crate::e2e::harness::{Cluster, device, hash, root, superglue, tiny_cb};
+use crate::e2e::harness::{Cluster, device, faulty, hash, root, superglue, tiny_cb};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -75,6 +75,29 @@ pub(super) fn too_much() -> String {
     cluster.run(&tiny_cb(&data(), ""), &[]);
     assert_eq!(cluster.json(&["workers"])[0]["id"], workers[0]["id"], "the worker lives");
     said
+}
+
+/// A kernel reads beyond its memory, so that its process can compute no more: that worker says so and ends, and another
+/// one goes on.
+pub(super) fn lost_device() -> String {
+    let job = tiny_cb(&data(), "");
+    let mut cluster = Cluster::new(faulty());
+    cluster.serve(0, 1, "127.0.0.1:0");
+    cluster.worker(1, &[]);
+    let expected = hash(&cluster.run(&job, &[]));
+    cluster.workers.clear();
+    cluster.has_workers(0);
+    cluster.set("PTV2_FAULTS", "device-dies=4".into());
+    cluster.worker(1, &[]);
+    let id = cluster.submit(&job, &[]);
+    assert_eq!(cluster.worker_ends(0), 1, "{}", cluster.logs());
+    cluster.set("PTV2_FAULTS", PathBuf::new());
+    cluster.worker(1, &[]);
+    let status = cluster.done(&id);
+    assert_eq!(hash(&status), expected, "{}", cluster.logs());
+    let told = status["warnings"].to_string();
+    assert!(told.contains("lost its device"), "{told}");
+    told
 }
 
 /// The second job finds everything loaded.

@@ -89,6 +89,15 @@ fn t30_too_much_for_the_memory_is_told_and_survived() {
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
+fn t36_a_worker_whose_device_is_lost_ends() {
+    check(
+        "a kernel that reads beyond its memory: the worker ends, another goes on",
+        jobs::lost_device,
+    );
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
 fn t40_a_warm_worker_begins_soon() {
     check("submit to first step, warm, tiny backbone", jobs::warm_start);
 }

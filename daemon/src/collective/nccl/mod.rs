@@ -155,7 +155,7 @@ impl Nccl {
             }
             if clock::now() > deadline {
                 let waited = humantime::format_duration(Duration::from_secs(within.as_secs()));
-                return Err(CollectiveError::Device(format!(
+                return Err(CollectiveError::Transport(format!(
                     "{what} by NCCL took longer than {waited}, although all ranks live and have begun; NCCL_DEBUG=INFO \
                      shows what it does, and NCCL_SOCKET_IFNAME names the interface that it is to use"
                 )));
@@ -336,9 +336,8 @@ fn failed(error: NcclError) -> CollectiveError {
     match error {
         // Only an abort ends it while it is used.
         NcclError::Ended { .. } => CollectiveError::Aborted,
-        NcclError::Failed { .. } | NcclError::Argument { .. } => {
-            CollectiveError::Device(error.to_string())
-        }
+        NcclError::Failed { .. } => CollectiveError::Transport(error.to_string()),
+        NcclError::Argument { .. } => CollectiveError::Device(error.to_string()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the journal keeps of each decision, and how a restarted coordinator takes it up again.
 
+use super::setbacks::Setbacks;
 use super::{Cluster, Group, Job, Limits, Phase, Waiting};
 use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
@@ -240,7 +241,10 @@ impl Cluster {
             Fact::Failed { error, .. } => job.enter(now, Phase::Failed(error.clone())),
             Fact::Cancelled { .. } => job.enter(now, Phase::Cancelled),
             // Its rows are looked at again: they, or what was wrong with them, may have changed.
-            Fact::Retried { .. } => job.enter(now, Phase::Staging),
+            Fact::Retried { .. } => {
+                job.setbacks = Setbacks::default();
+                job.enter(now, Phase::Staging);
+            }
         }
     }
 

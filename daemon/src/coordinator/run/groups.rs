@@ -81,6 +81,7 @@ impl Cluster {
                 resume: resume.cloned(),
                 finish_step: group.finish_step,
                 reported_step: job.reported,
+                without_nccl: job.setbacks.without_nccl(),
             };
             let message = ToWorker::Start(Box::new(start));
             actions.push(Action::Tell(member.worker.clone(), message));

@@ -1,5 +1,6 @@
 //! A job and its group, each state with just what it is valid with.
 
+use super::setbacks::Setbacks;
 use ptv2_common::api::{Checkpoint, RunStatus};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
@@ -41,6 +42,8 @@ pub(super) struct Job {
     pub(super) tuned_sha256: Option<String>,
     pub(super) warnings: Vec<String>,
     pub(super) timings: ptv2_common::api::Timings,
+    /// Failures of devices and of NCCL since it last moved.
+    pub(super) setbacks: Setbacks,
     /// Times in a row that the store failed when a group was to begin.
     pub(super) store_failures: u32,
     pub(super) staged_at: Option<Duration>,
@@ -131,6 +134,7 @@ impl Job {
             tuned_sha256: None,
             warnings: Vec::new(),
             timings: ptv2_common::api::Timings::default(),
+            setbacks: Setbacks::default(),
             store_failures: 0,
             staged_at: None,
             first_started_at: None,

@@ -13,6 +13,7 @@ mod load;
 mod members;
 mod reports;
 mod schedule;
+mod setbacks;
 #[cfg(test)]
 mod simulation;
 mod strangers;

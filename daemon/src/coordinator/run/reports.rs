@@ -231,6 +231,12 @@ impl Cluster {
             LeaveReason::Diverged { own, detail } => {
                 self.diverged(id, job, (own, detail), actions);
             }
+            LeaveReason::TransportFailed { detail } => {
+                self.transport_failed(id, (job, generation), &detail, actions);
+            }
+            LeaveReason::DeviceLost { detail } => {
+                self.device_lost(now, id, (job, generation), &detail, actions);
+            }
         }
         self.reform(now, job, actions);
     }
@@ -318,6 +324,9 @@ impl Cluster {
             let Some(job) = self.jobs.get_mut(id) else { return };
             match row {
                 MetricsRow::Step(step) => {
+                    if step.step > job.step {
+                        job.setbacks.moved();
+                    }
                     job.reported = job.reported.max(step.step);
                     job.step = job.step.max(step.step);
                     job.epoch = step.epoch;

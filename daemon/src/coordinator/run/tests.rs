@@ -8,6 +8,7 @@ use ptv2_common::session::{
 use ptv2_common::spec::JobSpec;
 
 mod elastic;
+mod setbacks;
 mod strangers;
 mod warnings;
 

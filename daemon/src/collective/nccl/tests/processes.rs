@@ -162,7 +162,7 @@ fn an_asynchronous_error_is_this_ranks_own_and_the_next_generation_goes_on() {
     let [one, other] = &mut group.ranks[..] else { panic!() };
     one.tell("reduce 0");
     let (_, own) = error(&other.ask("reduce 0"));
-    assert!(own.starts_with("Device(") && own.contains("a cable was pulled"), "{own}");
+    assert!(own.starts_with("Transport(") && own.contains("a cable was pulled"), "{own}");
     assert!(own.contains("unhandled system error") && own.contains("on rank 1"), "{own}");
     other.ask("leave");
     let (_, theirs) = error(&one.answer());
@@ -261,7 +261,7 @@ fn ranks_that_cannot_connect_are_told_where_to_look() {
     let mut group = Group::start(&["", "absent"]);
     for answer in group.join_within(400) {
         let (_, found) = error(&answer);
-        let told = found.starts_with("Device(") && found.contains("NCCL_SOCKET_IFNAME");
+        let told = found.starts_with("Transport(") && found.contains("NCCL_SOCKET_IFNAME");
         assert!(told || found.starts_with("PeerLost"), "{found}");
     }
 }

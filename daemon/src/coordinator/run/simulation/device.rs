@@ -4,7 +4,7 @@
 use super::check::Check;
 use super::exchange::{Frame, Kind};
 use super::mutant::Mutant;
-use super::worker::{Standing, Worker};
+use super::worker::{Break, Standing, Worker};
 use super::world::{End, Happening, World, millis};
 use crate::protocol::level::{self, Levelling};
 use crate::protocol::slate::{Order, Stop};
@@ -153,13 +153,10 @@ impl World {
         match &worker.group {
             None => self.idle(id),
             Some(_) if worker.slate.is_aborted() => worker.leave(LeaveReason::Stopped),
-            Some(group) if worker.breaks => {
-                let (job, generation) = (group.start.job.id.clone(), group.start.generation);
-                let error = Explained::new("the backbone has changed");
-                worker.reports.put(FromWorker::JobFailed { job, generation, error });
-                (worker.group, worker.breaks) = (None, false);
-                worker.slate.leave();
-                worker.tell(Told::Left);
+            Some(_) if worker.breaks.is_some() => {
+                if self.break_down(id) {
+                    return Ok(());
+                }
             }
             Some(group) => {
                 let (start, stage) = (group.start.clone(), group.stage);
@@ -169,6 +166,34 @@ impl World {
         self.flush(id);
         self.push(pace, Happening::Move(id.clone()));
         Ok(())
+    }
+
+    /// Something fails while no peer is lost. Says whether the process ends with it.
+    fn break_down(&mut self, id: &WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(id) else { return true };
+        let (Some(broken), Some(group)) = (worker.breaks.take(), &worker.group) else {
+            return false;
+        };
+        let detail = "it broke".into();
+        match broken {
+            Break::Transport => worker.leave(LeaveReason::TransportFailed { detail }),
+            Break::Device => {
+                worker.leave(LeaveReason::DeviceLost { detail });
+                // What it says last may not be heard any more.
+                self.flush(id);
+                self.end_worker(id);
+                return true;
+            }
+            Break::Job => {
+                let (job, generation) = (group.start.job.id.clone(), group.start.generation);
+                let error = Explained::new("the backbone has changed");
+                worker.reports.put(FromWorker::JobFailed { job, generation, error });
+                worker.group = None;
+                worker.slate.leave();
+                worker.tell(Told::Left);
+            }
+        }
+        false
     }
 
     /// Loads ahead, or takes the next order.

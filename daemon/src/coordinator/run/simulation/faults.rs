@@ -1,6 +1,7 @@
 //! What goes wrong, by chance.
 
 use super::device::Stage;
+use super::worker::Break;
 use super::world::{Ask, Cuts, End, Happening, World, between, millis};
 use ptv2_common::ids::{JobId, WorkerId};
 use std::time::Duration;
@@ -113,7 +114,10 @@ impl World {
                     }
                 }
             }
-            22 => worker.breaks = self.rng.u32(0..3) == 0,
+            22 => {
+                let kinds = [Break::Job, Break::Transport, Break::Device];
+                worker.breaks = self.rng.choice(kinds);
+            }
             _ => self.push(millis(1), Happening::Ask(Ask::Drain(id))),
         }
     }

@@ -36,7 +36,7 @@ type Counts = BTreeMap<&'static str, u64>;
 const SEEDS: u64 = 10_000;
 
 /// What must happen often in so many lives, or they would prove little.
-const USUAL: [&str; 43] = [
+const USUAL: [&str; 45] = [
     "a bit flipped",
     "a flipped bit was seen",
     "a pair was parted",
@@ -48,6 +48,7 @@ const USUAL: [&str; 43] = [
     "a worker was stopped",
     "cancelled",
     "checkpoint",
+    "device_lost",
     "died after the journal",
     "died amidst its actions",
     "died before the journal",
@@ -75,6 +76,7 @@ const USUAL: [&str; 43] = [
     "submitted",
     "succeeded",
     "the store failed",
+    "transport_failed",
     "two in a row",
     "warning",
     "worker_drained",

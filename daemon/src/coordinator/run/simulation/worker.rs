@@ -49,8 +49,19 @@ pub(super) struct Worker {
     pub(super) keeper: Option<(JobId, Generation, u64)>,
     /// Checkpoints on their way to the store.
     pub(super) uploads: u32,
-    /// The next order to the device thread is to fail the job.
-    pub(super) breaks: bool,
+    /// What breaks on the device thread in its group.
+    pub(super) breaks: Option<Break>,
+}
+
+/// What fails on a device while no peer is lost.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Break {
+    /// The job cannot go on, whoever runs it.
+    Job,
+    /// NCCL.
+    Transport,
+    /// The device, for this process.
+    Device,
 }
 
 /// A put to the store on its way.
@@ -80,7 +91,7 @@ impl Worker {
             held: None,
             keeper: None,
             uploads: 0,
-            breaks: false,
+            breaks: None,
         }
     }
 
