@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Packs what is to be run on a machine with a GPU: scripts/gpu-bundle.sh PROFILE
 #
-# target/gpu-bundle.tar.gz holds both programs, the tests as a program, small data, and gpu-test.sh, which says
+# target/gpu-bundle.tar.gz holds both programs, the daemon with faults on demand, the tests as a program, small data, and gpu-test.sh, which says
 # how it is used. It has no libtorch: that of the other machine's PyTorch is used. 60 MB at most.
 set -euo pipefail
 profile=$1
@@ -14,6 +14,7 @@ case $profile in
   dev) flags=() built=$target/debug ;;
   *) echo "error: PROFILE is \`$profile\`; expected release or dev" >&2; exit 1 ;;
 esac
+cargo build "${flags[@]}" --workspace --features ptv2-daemon/faults --bin ptv2d-faulty
 cargo build "${flags[@]}" --workspace --bins
 tests=$(cargo test "${flags[@]}" --workspace --no-run --message-format=json | python3 -c '
 import json, sys
@@ -25,7 +26,7 @@ bundle=$(mktemp -d)
 trap 'rm -rf "$bundle"' EXIT
 to=$bundle/ptv2-gpu
 mkdir -p "$to/bin" "$to/tokenizer" "$to/repository/tests"
-install -m 755 "$built/ptv2d" "$built/ptv2ctl" "$to/bin/"
+install -m 755 "$built/ptv2d" "$built/ptv2d-faulty" "$built/ptv2ctl" "$to/bin/"
 install -m 755 "$tests" "$to/bin/ptv2-tests"
 strip "$to"/bin/*
 install -m 755 scripts/gpu-test.sh "$to/"

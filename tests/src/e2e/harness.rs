@@ -109,10 +109,13 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Builds, once, the daemon that has faults on demand; its name.
+/// Builds, once, the daemon that has faults on demand, unless a folder with programs was named; its name.
 pub(crate) fn faulty() -> &'static str {
     static BUILT: OnceLock<()> = OnceLock::new();
     let name = "ptv2d-faulty";
+    if env("PTV2_TEST_BIN").is_some() {
+        return name;
+    }
     let features = ["--features", "ptv2-daemon/faults"];
     BUILT.get_or_init(|| {
         cargo(&[&["build", "--workspace", "--bin", name], features.as_slice()].concat());
