@@ -73,10 +73,11 @@ test:
 	@scripts/timed.sh "end to end" $(MAKE) --no-print-directory e2e
 	@cat target/times
 
-# All with --workspace: another choice of packages would be another choice of features, and build anew.
+# All with --workspace, and programs together with tests: another choice would be another choice of features of what they
+# depend on, and build that anew.
 build:
 	cargo test --workspace --no-run
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests
 	cargo build --workspace --features ptv2-daemon/faults --bin ptv2d-faulty
 
 lint:

@@ -15,7 +15,7 @@ case $profile in
   *) echo "error: PROFILE is \`$profile\`; expected release or dev" >&2; exit 1 ;;
 esac
 cargo build "${flags[@]}" --workspace --features ptv2-daemon/faults --bin ptv2d-faulty
-cargo build "${flags[@]}" --workspace --bins
+cargo build "${flags[@]}" --workspace --bins --tests
 tests=$(cargo test "${flags[@]}" --workspace --no-run --message-format=json | python3 -c '
 import json, sys
 found = [one["executable"] for one in map(json.loads, sys.stdin)

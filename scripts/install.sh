@@ -10,7 +10,8 @@ target=${CARGO_TARGET_DIR:-target}
 libtorch=${LIBTORCH:-target/libtorch}
 case $profile in
   release) cargo build --release --workspace --bins && built=$target/release ;;
-  dev) cargo build --workspace --bins && built=$target/debug ;;
+  # As the tests build it.
+  dev) cargo build --workspace --bins --tests && built=$target/debug ;;
   *) echo "error: PROFILE is \`$profile\`; expected release or dev" >&2; exit 1 ;;
 esac
 mkdir -p "$prefix/bin" "$prefix/lib/ptv2" 2>/dev/null || {

@@ -101,7 +101,7 @@ pub(crate) fn binary(name: &str) -> PathBuf {
         if let Some(carried) = env("PTV2_TEST_BIN") {
             return carried.into();
         }
-        cargo(&["build", "--workspace", "--bins"]);
+        cargo(&["build", "--workspace", "--bins", "--tests"]);
         // This test program lies in <target>/debug/deps.
         let program = std::env::current_exe().unwrap();
         program.parent().unwrap().parent().unwrap().to_owned()
