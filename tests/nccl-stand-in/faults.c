@@ -44,6 +44,15 @@ bool is_refused(const char *function) {
     return true;
 }
 
+void count_call(const char *function) {
+    const char *place = getenv("PTV2_STAND_IN_CALLS");
+    FILE *file = place == NULL ? NULL : fopen(place, "a");
+    if (file != NULL) {
+        fprintf(file, "%s\n", function);
+        fclose(file);
+    }
+}
+
 int failed(int code, const char *format, ...) {
     va_list values;
     va_start(values, format);

@@ -61,6 +61,7 @@ __attribute__((destructor)) static void clear(void) {
 }
 
 API int ncclGetUniqueId(ncclUniqueId *id) {
+    count_call(__func__);
     REFUSE();
     int made = make_segment(id->internal);
     if (made == SUCCESS) {
@@ -190,6 +191,17 @@ static void discard(struct group *group) {
     free(group->sum.others);
 }
 
+/* Whether a rank receives all that it sends itself. */
+static bool pairs_up(const struct group *group) {
+    long open = 0;
+    for (size_t at = 0; at < group->count; at++) {
+        if (group->transfers[at].peer == group->of->rank) {
+            open += group->transfers[at].sends ? 1 : -1;
+        }
+    }
+    return open == 0;
+}
+
 /* Hands a group to its communicator's thread. */
 static int start(struct group *group) {
     static _Atomic long calls;
@@ -200,6 +212,9 @@ static int start(struct group *group) {
     int state = atomic_load(&one->state), error = group->error;
     if (error == SUCCESS && state == IN_PROGRESS) {
         error = failed(INVALID_USAGE, "an operation began while another is in progress");
+    }
+    if (error == SUCCESS && !pairs_up(group)) {
+        error = failed(INVALID_USAGE, "a send to itself without its receive, or a receive without its send");
     }
     if (error != SUCCESS || state != SUCCESS) {
         discard(group);
@@ -244,8 +259,8 @@ static int add(ncclComm_t one, enum operation operation, int peer, const void *d
     if (group->of != NULL && group->of != one) {
         return failed(INVALID_USAGE, "two communicators in one group");
     }
-    if (peer < 0 || peer >= one->world || peer == one->rank) {
-        return failed(INVALID_ARGUMENT, "rank %d has no peer %d", one->rank, peer);
+    if (peer < 0 || peer >= one->world) {
+        return failed(INVALID_ARGUMENT, "there is no rank %d of %d", peer, one->world);
     }
     if (data == NULL && count > 0) {
         return failed(INVALID_ARGUMENT, "%zu elements at no address", count);

@@ -2,7 +2,8 @@
  *
  * The same C interface, as far as ptv2 uses it, over host pointers and a file that the processes map. What the real
  * library answers with a hang, a crash or wrong numbers is an error here: counts or types that do not match, a send
- * outside of a group, an operation while another is in progress, a communicator that was ended.
+ * outside of a group, a send to itself without its receive, an operation while another is in progress, a communicator
+ * that was ended.
  *
  * Faults on demand stand in PTV2_STAND_IN, for example `hang=3,abort-fails`:
  *
@@ -14,6 +15,8 @@
  *   stuck=N          the N-th call that starts operations does not return, until it is aborted
  *   abort-fails      an abort does its work and says that it failed
  *   abort-hangs=MS   an abort takes so many milliseconds
+ *
+ * Where PTV2_STAND_IN_CALLS names a file, each call of ncclGetUniqueId leaves its name there, a line each.
  *
  * The files are made in PTV2_STAND_IN_DIR, by default in /dev/shm. The last rank that comes removes the name.
  */
@@ -113,6 +116,8 @@ long fault(const char *name);
 bool is_turn(const char *name, _Atomic long *count);
 /* Whether this function is to fail. */
 bool is_refused(const char *function);
+/* Leaves a line for a call, where calls are counted. */
+void count_call(const char *function);
 /* Notes what ncclGetLastError says, and gives the code. */
 int failed(int code, const char *format, ...);
 const char *last_failure(void);

@@ -4,7 +4,7 @@
 pub mod nccl;
 pub mod tcp;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::numerics::tree::Node;
 use std::sync::mpsc::Sender;
@@ -44,6 +44,9 @@ pub enum CollectiveError {
     #[error("this rank's device failed: {0}")]
     Device(String),
 }
+
+/// The step that messages before the first step carry.
+pub const BEFORE: u64 = u64::MAX;
 
 /// Any bytes that go beside each rank's partial sums.
 pub type Stamp = [u8; 24];

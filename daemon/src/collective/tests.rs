@@ -49,12 +49,12 @@ fn waits() -> Waits {
     }
 }
 
-pub(super) fn listeners(world: u32) -> Vec<Listener> {
+pub(crate) fn listeners(world: u32) -> Vec<Listener> {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     (0..world).map(|_| Listener::bind(local).unwrap()).collect()
 }
 
-pub(super) fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
+pub(crate) fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
     let peer = |(rank, listener): (usize, &Listener)| Peer {
         worker: WorkerId(format!("w{rank}")),
         address: listener.address(),

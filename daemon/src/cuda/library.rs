@@ -12,6 +12,19 @@ pub(super) const CPU: &str = "libtorch_cpu.so";
 /// Libraries of which a process may hold one copy: torch's state lies in them.
 const ONCE: [&str; 2] = [CPU, "libc10.so"];
 
+/// Looks one function up.
+///
+/// # Errors
+/// That the library has none of that name.
+pub(crate) fn symbol<F: Copy>(
+    library: &libloading::Library,
+    name: &str,
+) -> Result<F, libloading::Error> {
+    // SAFETY: only the tables of NCCL and of NVIDIA's compiler are filled here, with names of `nccl.h` and `nvrtc.h`
+    // and the types that these have there. Both keep them for as long as the libraries' names stay.
+    unsafe { library.get::<F>(name) }.map(|found| *found)
+}
+
 /// Loads the libraries of a PyTorch, for good. What they share with this program's libtorch is found loaded, by
 /// its name; the rest lies where they look for it themselves.
 ///

@@ -15,6 +15,7 @@ mod pytorch;
 pub mod settings;
 
 pub use library::mapped;
+pub(crate) use library::symbol;
 pub use pytorch::PyTorch;
 
 use crate::device::Gpu;

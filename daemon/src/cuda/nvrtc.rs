@@ -3,7 +3,7 @@
 //! cudarc's own loader panics where it finds none, and looks in other places. So its few functions are bound here.
 #![expect(unsafe_code, reason = "calls of a C library, each with the fact that makes it sound")]
 
-use super::library::mapped;
+use super::library::{mapped, symbol};
 use libloading::Library;
 use ptv2_common::error::Explained;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -34,12 +34,6 @@ type Size = unsafe extern "C" fn(Program, *mut usize) -> c_int;
 type Fill = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
 
 type Numbers = unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int;
-
-/// Looks one function up.
-fn symbol<F: Copy>(library: &Library, name: &str) -> Result<F, libloading::Error> {
-    // SAFETY: only `Nvrtc` comes here, with a name of `nvrtc.h` and the type that it has there.
-    unsafe { library.get::<F>(name) }.map(|found| *found)
-}
 
 /// What `nvrtc.h` declares of what is used here.
 pub(super) struct Nvrtc {

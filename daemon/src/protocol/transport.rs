@@ -27,18 +27,11 @@ pub struct Offer {
     pub card: String,
     /// NCCL's version there, or why there is none.
     pub nccl: Result<i32, String>,
-    /// The id that rank 0 has made, in hexadecimal.
-    pub id: Option<String>,
 }
 
-/// What all ranks reduce over.
+/// What becomes of a generation that cannot use NCCL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Agreed {
-    /// NCCL, by this id.
-    Nccl {
-        /// In hexadecimal.
-        id: String,
-    },
+pub enum Instead {
     /// TCP, and why not NCCL.
     Tcp {
         /// For people.
@@ -53,30 +46,46 @@ pub enum Agreed {
     },
 }
 
-/// Decides, from all ranks' offers, by rank. Every rank decides the same.
-pub fn agree(offers: &[Offer]) -> Agreed {
-    let ranks = || (0_u32..).zip(offers);
-    let name = |rank: u32, offer: &Offer| format!("rank {rank} ({})", offer.host);
-    let told_tcp = ranks().find(|(_, offer)| offer.wish == Transport::Tcp);
-    let (why, is_surprise) = if let Some((rank, offer)) = told_tcp {
-        (format!("{} was told to use TCP", name(rank, offer)), false)
-    } else {
-        match (obstacle(offers, name), offers.first().and_then(|first| first.id.clone())) {
-            (None, Some(id)) => return Agreed::Nccl { id },
-            (None, None) => ("rank 0 has made no id".into(), true),
-            (Some(why), _) => (why, true),
-        }
-    };
-    match ranks().find(|(_, offer)| offer.wish == Transport::Nccl) {
-        Some((rank, offer)) => Agreed::Refused {
+/// What rank 0 says once the ranks have agreed on NCCL: the id in hexadecimal, or why it could not make one.
+pub type Made = Result<String, String>;
+
+/// Decides whether NCCL it is, from all ranks' offers, by rank. Every rank decides the same. Only then is an id made:
+/// before, nobody is sure to listen for it.
+///
+/// # Errors
+/// What it is instead.
+pub fn agree(offers: &[Offer]) -> Result<(), Instead> {
+    let mut ranks = (0_u32..).zip(offers);
+    if let Some((rank, offer)) = ranks.find(|(_, offer)| offer.wish == Transport::Tcp) {
+        let why = format!("{} was told to use TCP", name(rank, offer));
+        return Err(instead(offers, why, false));
+    }
+    obstacle(offers).map_or(Ok(()), |why| Err(instead(offers, why, true)))
+}
+
+/// What it is where all had agreed on NCCL and rank 0 could not make its id. Every rank decides the same.
+pub fn without_id(offers: &[Offer], why: &str) -> Instead {
+    let maker = offers.first().map_or_else(|| "rank 0".into(), |offer| name(0, offer));
+    instead(offers, format!("{maker} could not make NCCL's id: {why}"), true)
+}
+
+/// TCP, unless a rank wants NCCL only.
+fn instead(offers: &[Offer], why: String, is_surprise: bool) -> Instead {
+    match (0_u32..).zip(offers).find(|(_, offer)| offer.wish == Transport::Nccl) {
+        Some((rank, offer)) => Instead::Refused {
             why: format!("{} was told to use NCCL only; {why}", name(rank, offer)),
         },
-        None => Agreed::Tcp { why, is_surprise },
+        None => Instead::Tcp { why, is_surprise },
     }
 }
 
+/// A rank, as people are told of it.
+fn name(rank: u32, offer: &Offer) -> String {
+    format!("rank {rank} ({})", offer.host)
+}
+
 /// Why these ranks cannot use NCCL, if they cannot.
-fn obstacle(offers: &[Offer], name: impl Fn(u32, &Offer) -> String) -> Option<String> {
+fn obstacle(offers: &[Offer]) -> Option<String> {
     let mut cards = BTreeMap::new();
     let mut first = None;
     for (rank, offer) in (0_u32..).zip(offers) {
@@ -101,43 +110,46 @@ fn obstacle(offers: &[Offer], name: impl Fn(u32, &Offer) -> String) -> Option<St
 mod tests {
     use super::*;
 
-    /// Three ranks that can use NCCL, but for what `change` does to the middle one.
-    fn with(change: impl FnOnce(&mut Offer)) -> Agreed {
-        let mut offers: Vec<Offer> = (0..3)
-            .map(|rank| Offer {
-                host: format!("n{rank}:7"),
-                wish: Transport::Auto,
-                card: format!("machine/{rank}"),
-                nccl: Ok(22_809),
-                id: (rank == 0).then(|| "ab".into()),
-            })
-            .collect();
+    /// Three ranks that can use NCCL.
+    fn able() -> Vec<Offer> {
+        let one = |rank| Offer {
+            host: format!("n{rank}:7"),
+            wish: Transport::Auto,
+            card: format!("machine/{rank}"),
+            nccl: Ok(22_809),
+        };
+        (0..3).map(one).collect()
+    }
+
+    /// What they agree on, but for what `change` does to the middle one.
+    fn with(change: impl FnOnce(&mut Offer)) -> Result<(), Instead> {
+        let mut offers = able();
         change(&mut offers[1]);
         let text = serde_json::to_string(&offers).unwrap();
         agree(&serde_json::from_str::<Vec<Offer>>(&text).unwrap())
     }
 
-    fn tcp(why: &str, is_surprise: bool) -> Agreed {
-        Agreed::Tcp { why: why.into(), is_surprise }
+    fn tcp(why: &str, is_surprise: bool) -> Instead {
+        Instead::Tcp { why: why.into(), is_surprise }
     }
 
     #[test]
     fn nccl_is_used_where_all_have_it() {
-        assert_eq!(with(|_| {}), Agreed::Nccl { id: "ab".into() });
-        assert_eq!(with(|one| one.wish = Transport::Nccl), Agreed::Nccl { id: "ab".into() });
+        assert_eq!(with(|_| {}), Ok(()));
+        assert_eq!(with(|one| one.wish = Transport::Nccl), Ok(()));
     }
 
     #[test]
     fn else_all_use_tcp_and_say_why() {
         let told = with(|one| one.wish = Transport::Tcp);
-        assert_eq!(told, tcp("rank 1 (n1:7) was told to use TCP", false));
+        assert_eq!(told, Err(tcp("rank 1 (n1:7) was told to use TCP", false)));
         let missing = with(|one| one.nccl = Err("not found".into()));
-        assert_eq!(missing, tcp("rank 1 (n1:7) has no NCCL: not found", true));
+        assert_eq!(missing, Err(tcp("rank 1 (n1:7) has no NCCL: not found", true)));
         let older = with(|one| one.nccl = Ok(22_703));
-        assert_eq!(older, tcp("NCCL is 22703 on rank 1 (n1:7) and 22809 on rank 0", true));
+        assert_eq!(older, Err(tcp("NCCL is 22703 on rank 1 (n1:7) and 22809 on rank 0", true)));
         let shared = with(|one| one.card = "machine/0".into());
         let why = "rank 1 (n1:7) and rank 0 share one GPU, which NCCL refuses";
-        assert_eq!(shared, tcp(why, true));
+        assert_eq!(shared, Err(tcp(why, true)));
     }
 
     #[test]
@@ -147,6 +159,16 @@ mod tests {
             one.nccl = Err("not found".into());
         });
         let why = "rank 1 (n1:7) was told to use NCCL only; rank 1 (n1:7) has no NCCL: not found";
-        assert_eq!(refused, Agreed::Refused { why: why.into() });
+        assert_eq!(refused, Err(Instead::Refused { why: why.into() }));
+    }
+
+    #[test]
+    fn a_rank_0_that_makes_no_id_is_named_and_the_wishes_hold() {
+        let mut offers = able();
+        let why = "rank 0 (n0:7) could not make NCCL's id: no interface";
+        assert_eq!(without_id(&offers, "no interface"), tcp(why, true));
+        offers[2].wish = Transport::Nccl;
+        let why = format!("rank 2 (n2:7) was told to use NCCL only; {why}");
+        assert_eq!(without_id(&offers, "no interface"), Instead::Refused { why });
     }
 }

@@ -6,7 +6,7 @@ use super::retry::{Failure, Pauses, patiently};
 use super::transport;
 use crate::checkpoint::{peft, read};
 use crate::collective::tcp::{GroupSpec, Peer, Waits};
-use crate::collective::{AbortHandle, Collective};
+use crate::collective::{AbortHandle, BEFORE, Collective};
 use crate::numerics::runs::Runs;
 use crate::numerics::state::TunedState;
 use crate::protocol::level::{self, Levelling, Standing};
@@ -17,9 +17,6 @@ use ptv2_common::place::{DevicePhase, Place, PlacePhase};
 use ptv2_common::session::{FromWorker, Start};
 use std::sync::Arc;
 use tokio::runtime::Handle;
-
-/// The step that messages before the first step carry.
-const BEFORE: u64 = u64::MAX;
 
 /// Meets the other ranks, and agrees with them what they reduce over.
 pub(super) fn meet(

@@ -21,7 +21,7 @@ mod keeping;
 mod launcher;
 mod limits;
 mod methods;
-mod nccl;
+pub(crate) mod nccl;
 mod on_device;
 mod one_hash;
 pub(crate) mod real_data;

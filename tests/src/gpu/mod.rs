@@ -8,6 +8,7 @@ mod nccl;
 mod report;
 
 use crate::e2e::harness;
+use ptv2_daemon::collective::nccl::Library;
 use report::check;
 use std::sync::OnceLock;
 
@@ -102,13 +103,42 @@ fn t40_a_warm_worker_begins_soon() {
     check("submit to first step, warm, tiny backbone", jobs::warm_start);
 }
 
+/// A check of the real NCCL.
+fn check_nccl(name: &str, body: impl FnOnce(&Library, tch::Device) -> String) {
+    check_on_gpu(&format!("NCCL, a group of one: {name}"), || {
+        let (library, device) = nccl::real();
+        body(&library, device)
+    });
+}
+
 #[test]
 #[ignore = "run by gpu-test.sh"]
 fn t50_nccl_connects_reduces_aborts_and_connects_again() {
-    check_on_gpu(
-        "NCCL, a group of one: connect, reduce, abort, connect again",
-        nccl::a_group_of_one,
-    );
+    check_nccl("connect, reduce, abort, connect again", nccl::a_group_of_one);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t51_nccl_sends_to_and_receives_from_itself() {
+    check_nccl("send and receive in one group", nccl::to_itself);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t52_nccl_sums_and_gathers() {
+    check_nccl("all-reduce, all-gather", nccl::sums_and_gathers);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t53_nccl_reduces_by_a_ring() {
+    check_nccl("reduce by a ring", nccl::a_ring_of_one);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t54_nccl_aborts_behind_queued_work() {
+    check_nccl("an abort behind queued work, connect again", nccl::an_abort_behind_work);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What `nccl.h` of 2.28 declares of what a group uses.
 
-use super::library::symbol;
+use crate::cuda::symbol;
 use cudarc::nccl::sys::{
     cudaStream_t, ncclComm_t, ncclConfig_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId,
 };

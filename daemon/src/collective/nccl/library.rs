@@ -10,12 +10,13 @@
 use super::error::{NcclError, Version};
 use super::functions::{Code, Functions, config};
 use super::operand::{Operand, Piece, Transfer};
+use crate::clock;
 use cudarc::nccl::sys::{cudaStream_t, ncclComm_t, ncclDataType_t, ncclRedOp_t, ncclUniqueId};
 use ptv2_common::error::Explained;
 use std::ffi::{CStr, c_char, c_int};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 use tch::{Device, Tensor};
 
@@ -31,18 +32,8 @@ const OLDEST: Version = Version(21_400);
 
 /// An abort waits so long for a call that another thread is in, and then goes before it.
 const STUCK: Duration = Duration::from_secs(1);
-/// How often it looks.
+/// How often a thread looks that waits for another's call.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// Looks one function up.
-pub(super) fn symbol<F: Copy>(
-    library: &libloading::Library,
-    name: &str,
-) -> Result<F, libloading::Error> {
-    // SAFETY: only `Functions::of` comes here, with a name of `nccl.h` and the type that it has there; NCCL keeps
-    // both for as long as the library is called `libnccl.so.2`.
-    unsafe { library.get::<F>(name) }.map(|found| *found)
-}
 
 /// What names a communicator: one rank makes it, all ranks give it.
 pub type UniqueId = [u8; 128];
@@ -231,13 +222,30 @@ impl Communicator {
         })
     }
 
-    /// Enters a call, if none is forbidden yet.
+    /// Enters a call, if none is forbidden yet. Whoever waits for another thread's call goes when the end begins:
+    /// nobody waits behind an abort.
     fn enter(&self, operation: &'static str) -> Result<MutexGuard<'_, Calls>, NcclError> {
-        let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.ending.load(Ordering::SeqCst) || !calls.open {
-            return Err(NcclError::Ended { operation, rank: self.rank });
+        let is_ending = || self.ending.load(Ordering::SeqCst);
+        match self.free_unless(is_ending) {
+            Some(calls) if calls.open && !is_ending() => Ok(calls),
+            Some(_) | None => Err(NcclError::Ended { operation, rank: self.rank }),
         }
-        Ok(calls)
+    }
+
+    /// Waits for the call that another thread is in, until `is_enough`.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a thread inside a library has no event to wait for"
+    )]
+    fn free_unless(&self, is_enough: impl Fn() -> bool) -> Option<MutexGuard<'_, Calls>> {
+        while !is_enough() {
+            match self.calls.try_lock() {
+                Ok(calls) => return Some(calls),
+                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            }
+        }
+        None
     }
 
     fn check(&self, operation: &'static str, code: Code) -> Result<(), NcclError> {
@@ -284,19 +292,35 @@ impl Communicator {
         transfers: &[Transfer<'_>],
     ) -> Result<Vec<(c_int, Operand)>, NcclError> {
         let one = |Transfer { peer, piece }: &Transfer<'_>| match c_int::try_from(*peer) {
-            Ok(to) if *peer < self.world && *peer != self.rank => {
-                Ok((to, self.operand(operation, piece)?))
-            }
+            Ok(to) if *peer < self.world => Ok((to, self.operand(operation, piece)?)),
             _ => Err(NcclError::Argument {
                 operation,
                 rank: self.rank,
-                what: format!("rank {peer} is no peer in a group of {}", self.world),
+                what: format!("there is no rank {peer} in a group of {}", self.world),
             }),
         };
         transfers.iter().map(one).collect()
     }
 
-    /// Sends to and receives from peers, as one operation: both sides must name the same, in the same order.
+    /// What goes from this rank to itself must be received by it in the same operation: NCCL would wait for ever.
+    fn pair_up(
+        &self,
+        out: &[(c_int, Operand)],
+        into: &[(c_int, Operand)],
+    ) -> Result<(), NcclError> {
+        let own = |all: &[(c_int, Operand)]| -> Vec<usize> {
+            let own = all.iter().filter(|(peer, _)| u32::try_from(*peer) == Ok(self.rank));
+            own.map(|(_, one)| one.count()).collect()
+        };
+        let (sent, received) = (own(out), own(into));
+        if sent == received {
+            return Ok(());
+        }
+        let what = format!("it sends itself {sent:?} elements and receives {received:?}");
+        Err(NcclError::Argument { operation: "ncclSend", rank: self.rank, what })
+    }
+
+    /// Sends to and receives from ranks, as one operation: both sides must name the same, in the same order.
     ///
     /// # Errors
     /// Which argument is wrong, or what the library says.
@@ -307,6 +331,7 @@ impl Communicator {
     ) -> Result<(), NcclError> {
         let (sending, receiving) = ("ncclSend", "ncclRecv");
         let (out, into) = (self.operands(sending, sends)?, self.operands(receiving, receives)?);
+        self.pair_up(&out, &into)?;
         let mut calls = self.enter("ncclGroupStart")?;
         let (functions, comm) = (&self.library.functions, self.handle.0);
         // SAFETY: it takes nothing; every path from here leads to the group's end.
@@ -382,7 +407,8 @@ impl Communicator {
             return Ok(());
         }
         // Calls do not block; should one do so all the same, an abort is what NCCL has against it.
-        let mut calls = self.patiently();
+        let deadline = clock::now() + STUCK;
+        let mut calls = self.free_unless(|| clock::now() > deadline);
         if calls.as_ref().is_some_and(|calls| !calls.open) {
             return Ok(());
         }
@@ -394,22 +420,6 @@ impl Communicator {
             calls.tensors.clear();
         }
         self.check("ncclCommAbort", code)
-    }
-
-    /// Waits a while for the call that another thread is in.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a thread inside a library has no event to wait for"
-    )]
-    fn patiently(&self) -> Option<MutexGuard<'_, Calls>> {
-        for _ in 0..STUCK.as_millis() / LOOK.as_millis() {
-            match self.calls.try_lock() {
-                Ok(calls) => return Some(calls),
-                Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
-                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
-            }
-        }
-        None
     }
 
     /// Begins the orderly end, which all ranks make together: [`Self::state`] says when nothing is on its way.

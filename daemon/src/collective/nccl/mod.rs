@@ -22,11 +22,11 @@ pub use library::{Communicator, Library, State, UniqueId};
 pub use operand::{Piece, Transfer};
 
 use super::tcp::Tcp;
-use super::{AbortHandle, Collective, CollectiveError, Result, Stamp, device};
+use super::{AbortHandle, BEFORE, Collective, CollectiveError, Result, Stamp, device};
 use crate::numerics::tree::Node;
 use crate::{clock, cuda};
 use ending::Ending;
-use plan::{Plan, range_of, tile};
+use plan::{Plan, aligned_range_of, tile};
 use ptv2_common::spec::Reduction;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,8 +40,6 @@ use wait::Looks;
 const CAUSE: Duration = Duration::from_millis(300);
 /// An orderly end may take so long; then it is made by an abort.
 const FINISHING: Duration = Duration::from_secs(2);
-/// The step that messages before the first step carry.
-const BEFORE: u64 = u64::MAX;
 
 /// What a communicator is made of.
 #[derive(Debug)]
@@ -228,7 +226,7 @@ impl Nccl {
         out: &mut Tensor,
     ) -> Result<()> {
         let (rank, world, elements) = (self.rank(), self.world(), out.numel());
-        let (own, length) = range_of(rank, world, elements);
+        let (own, length) = aligned_range_of(rank, world, elements);
         let peers = || (0..world).zip(plans).filter(|(peer, _)| *peer != rank);
         let awaited: Vec<(u32, Node)> = peers()
             .flat_map(|(peer, plan)| plan.nodes.iter().map(move |node| (peer, *node)))
@@ -237,7 +235,7 @@ impl Nccl {
 
         let mut sends = Vec::new();
         for (peer, _) in peers() {
-            let (range, _) = range_of(peer, world, elements);
+            let (range, _) = aligned_range_of(peer, world, elements);
             let piece =
                 |tensor| Transfer { peer, piece: Piece { tensor, elements: range.clone() } };
             sends.extend(parts.iter().map(|(_, tensor)| piece(tensor)));

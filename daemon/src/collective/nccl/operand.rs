@@ -22,10 +22,10 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// What goes to a peer, or comes from it.
+/// What goes to a rank, or comes from it.
 #[derive(Debug)]
 pub struct Transfer<'a> {
-    /// The peer's rank.
+    /// The other rank, or this one.
     pub peer: u32,
     /// The elements.
     pub piece: Piece<'a>,

@@ -70,7 +70,7 @@ pub(super) fn tile(slices: u32, nodes: &[Node]) -> bool {
 
 /// The elements that a rank sums for all, and how far apart the ranks' ranges begin: all are of one length but for
 /// the last ones that have any, so that they can be gathered at once.
-pub(super) fn range_of(rank: u32, world: u32, elements: usize) -> (Range<usize>, usize) {
+pub(super) fn aligned_range_of(rank: u32, world: u32, elements: usize) -> (Range<usize>, usize) {
     /// Floats of 16 bytes, which devices move at once.
     const TOGETHER: usize = 4;
     let length = elements.div_ceil(world as usize).next_multiple_of(TOGETHER);
@@ -111,7 +111,7 @@ mod tests {
         fn ranges_are_all_elements_once(elements in 0_usize..5000, world in 1_u32..9) {
             let mut next = 0;
             for rank in 0..world {
-                let (range, length) = range_of(rank, world, elements);
+                let (range, length) = aligned_range_of(rank, world, elements);
                 prop_assert_eq!(range.start, next);
                 prop_assert!(range.is_empty() || range.start == rank as usize * length);
                 prop_assert!(range.len() <= length);

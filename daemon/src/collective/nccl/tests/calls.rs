@@ -58,6 +58,21 @@ fn what_is_sent_arrives_and_what_is_gathered_is_in_order() {
     assert_eq!(all[0], all[1]);
 }
 
+#[test]
+fn what_a_rank_sends_itself_arrives_beside_what_goes_to_others() {
+    let [one, other] = pair();
+    let host = (Kind::Float, Device::Cpu);
+    // More than the stand-in moves at once.
+    let sent = [1.0, 2.0, 3.0].map(|value| Tensor::full([40_000], value, host));
+    let got = [0, 1, 2].map(|_| Tensor::zeros([40_000], host));
+    let piece = |peer, tensor| Transfer { peer, piece: Piece::all(tensor) };
+    let sends = [piece(0, &sent[0]), piece(1, &sent[1]), piece(0, &sent[2])];
+    one.exchange(&sends, &[piece(0, &got[0]), piece(0, &got[2])]).unwrap();
+    other.exchange(&[], &to(0, &got[1])).unwrap();
+    assert_eq!(settled([&one, &other]), [Ok(State::Ready), Ok(State::Ready)]);
+    assert_eq!(got, sent);
+}
+
 /// What the real library would answer with a hang or wrong numbers.
 #[test]
 fn sides_that_mean_different_things_are_told() {
@@ -89,8 +104,10 @@ fn wrong_arguments_are_named_before_the_call() {
         let said = refused(tensor);
         assert!(said.contains("ncclAllReduce") && said.contains(why), "{said}");
     }
-    let said = one.exchange(&to(0, &good), &[]).unwrap_err().to_string();
-    assert!(said.contains("rank 0 is no peer in a group of 2"), "{said}");
+    let said = one.exchange(&to(2, &good), &[]).unwrap_err().to_string();
+    assert!(said.contains("there is no rank 2 in a group of 2"), "{said}");
+    let said = one.exchange(&to(0, &good), &to(1, &good)).unwrap_err().to_string();
+    assert!(said.contains("it sends itself [4] elements and receives []"), "{said}");
     let far = [Transfer { peer: 1, piece: Piece { tensor: &good, elements: 2..5 } }];
     let said = one.exchange(&far, &[]).unwrap_err().to_string();
     assert!(said.contains("elements 2..5 of a tensor of 4"), "{said}");

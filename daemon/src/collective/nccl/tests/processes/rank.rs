@@ -1,6 +1,7 @@
 //! One rank, in a process of its own.
 
-use super::super::join;
+use super::super::super::{Communicator, NcclError, State};
+use super::super::{Library, join, stand_in};
 use crate::clock;
 use crate::collective::tcp::{Listener, Peer};
 use crate::collective::tests::{ELEMENTS, SLICES, listeners, parts, spec};
@@ -9,8 +10,10 @@ use ptv2_common::ids::WorkerId;
 use ptv2_common::spec::Reduction;
 use sha2::{Digest, Sha256};
 use std::io::BufRead;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
 
 /// The test that is the process.
 pub(super) const NAME: &str = "collective::nccl::tests::processes::rank::serves_a_rank";
@@ -65,11 +68,75 @@ impl Rank {
                     abort.abort();
                 });
             }
+            ["beside-an-abort"] => return Ok(beside_an_abort()),
+            ["behind-a-stuck-call"] => return Ok(behind_a_stuck_call()),
             ["leave"] => self.group = None,
             other => panic!("{other:?}"),
         }
         Ok("ok".into())
     }
+}
+
+/// A communicator of one rank, which is connected.
+fn alone() -> Communicator {
+    let library = Library::find(Some(stand_in())).unwrap();
+    let id = library.unique_id().unwrap();
+    let one = Communicator::begin(&library, &id, (0, 1), Device::Cpu).unwrap();
+    while one.state().unwrap() == State::InProgress {
+        std::thread::yield_now();
+    }
+    one
+}
+
+/// How long after the abort began a thread is told so that looks after its operation; the abort hangs meanwhile.
+fn beside_an_abort() -> String {
+    // It is not dropped, which the hanging abort would hold up.
+    let one = Arc::new(alone());
+    let tensor = Tensor::zeros([4], (Kind::Float, Device::Cpu));
+    one.all_reduce(&tensor).unwrap();
+    assert_eq!(one.state(), Ok(State::InProgress));
+    let (aborting, began) = (Arc::clone(&one), clock::now());
+    std::thread::spawn(move || aborting.abort());
+    let state = loop {
+        if let Err(error) = one.state() {
+            break error;
+        }
+        std::thread::yield_now();
+    };
+    let next = one.all_reduce(&tensor).unwrap_err();
+    format!("error {} {state:?} {next:?}", began.elapsed().as_millis())
+}
+
+/// How long after the abort began a thread is told so that waits for another's call, and how long after it that call
+/// ends.
+fn behind_a_stuck_call() -> String {
+    let one = Arc::new(alone());
+    let (stuck, waiting) = (Arc::clone(&one), Arc::clone(&one));
+    let calls = std::thread::spawn(move || {
+        let found = stuck.all_reduce(&Tensor::zeros([4], (Kind::Float, Device::Cpu)));
+        (clock::now(), found)
+    });
+    let (say, looks) = channel();
+    let waits = std::thread::spawn(move || {
+        // Some looks may come before the other thread's call.
+        let found = loop {
+            match waiting.state() {
+                Ok(_) => say.send(()).unwrap(),
+                Err(error) => break error,
+            }
+            std::thread::yield_now();
+        };
+        (clock::now(), found)
+    });
+    while looks.recv_timeout(Duration::from_millis(300)).is_ok() {}
+    assert!(!waits.is_finished() && !calls.is_finished());
+    let began = clock::now();
+    one.abort().unwrap();
+    let ms = |at: Instant| at.saturating_duration_since(began).as_millis();
+    let (told, state) = waits.join().unwrap();
+    let (ended, found) = calls.join().unwrap();
+    let NcclError::Failed { operation, .. } = found.unwrap_err() else { panic!("no failure") };
+    format!("error {} {state:?}, {operation} {}", ms(told), ms(ended))
 }
 
 #[test]
