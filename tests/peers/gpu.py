@@ -6,7 +6,8 @@ A part of `gpu-test.sh`, which knows the folders. Rows are random words, all of 
 sequence has 128. Prefixes of 20 and 128, batches of 32 and 128 rows; each turn's first steps are dropped; medians of all
 others. Besides: the card's best bf16 product, as torch makes it, and from submit to the first step of a warm worker.
 On the processor (`--device cpu`) shapes are small, and figures mean nothing: it shows that the program runs.
-Needs torch, transformers, peft, tokenizers and safetensors; where PEFT is missing, ours alone is measured.
+Needs torch; where transformers, peft or tokenizers are missing, ours alone is measured. What fails of one prefix and
+batch, as for want of memory, is told in the table beside all others, and the exit code is 1.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,9 +28,24 @@ from measure.ours import Daemon
 from measure.processes import Processes, Talker
 
 TOKENS, SEED = 128, 11
+# What theirs needs.
+PEERS = ("peft", "transformers", "tokenizers")
 TARGET_RATIO, TARGET_SHARE, TARGET_FIRST_S = 2.0, 0.5, 1.0
 # Rows x inner x columns of the products by which the card's rate is measured.
 PRODUCTS = [(8192, 8192, 8192), (16384, 4096, 4096), (4096, 1024, 4096), (16384, 1024, 4096)]
+
+
+@dataclass
+class Pair:
+    """What was measured of one prefix and batch."""
+
+    # Rows a second of ours and theirs.
+    own: list = field(default_factory=list)
+    theirs: list = field(default_factory=list)
+    # The most that torch held for theirs.
+    memory: int | None = None
+    # Why there is no more.
+    problems: list = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -115,18 +131,9 @@ class Ours:
             "training.slices": slices,
             "training.max_steps": self.plan.steps,
         }
-        sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        submitted_at = time.time()
-        status = self.daemon.ctl("submit", self.daemon.job_file, *sets, "--follow")
-        if status["state"] != "succeeded":
-            raise Problem(f"a job ended as {status['state']}: {status.get('reason_text')}")
-        # `first_step_s` counts from the moment of this event, when the job had been checked.
-        events = self.daemon.ctl("events", status["id"])
-        accepted = next(one for one in events if one["kind"] == "submitted")["unix_ms"] / 1000
-        self.first_step_s = accepted + status["timings"]["first_step_s"] - submitted_at
+        status, rows, self.first_step_s = self.daemon.follow(settings)
         self.hashes.setdefault((prefix, batch), set()).add(status["tuned_sha256"])
-        rows = [row for row in self.daemon.ctl("metrics", status["id"]) if "loss" in row]
-        return [row["rows_per_s"] for row in rows][self.plan.dropped :]
+        return [row["rows_per_s"] for row in rows if "loss" in row][self.plan.dropped :]
 
 
 def peer_rates(peer, plan, batch):
@@ -135,34 +142,65 @@ def peer_rates(peer, plan, batch):
     return [batch / seconds for seconds in found][plan.dropped :]
 
 
+def start_peer(options, folders, processes, prefix, batch):
+    """PEFT with the same shape; None where it is not installed."""
+    if not all(importlib.util.find_spec(name) for name in PEERS):
+        return None
+    command = [sys.executable, Path(__file__).with_name("peer.py"), folders.backbone, "rte", folders.data]
+    command += ["--precision", "bf16", "--padding", "128", "--device", options.device]
+    return Talker(processes, [*command, "--prefix", str(prefix), "--batch", str(batch)])
+
+
+def take_turns(pair, rounds, own, theirs):
+    """Rates of both in turn; who fails takes no more turns, and why is noted."""
+    turns = [("ptv2", pair.own, own)] + ([("PEFT", pair.theirs, theirs)] if theirs else [])
+    for _ in range(rounds):
+        for turn in turns[:]:
+            who, rates, rates_of_turn = turn
+            # A peer that is gone takes no more commands: a broken pipe.
+            try:
+                rates += rates_of_turn()
+            except (Problem, OSError) as problem:
+                pair.problems.append(f"{who}: {problem}")
+                turns.remove(turn)
+
+
+def measured(options, plan, folders, processes, ours, shape):
+    """One prefix and batch."""
+    (prefix, batch), pair, peer = shape, Pair(), None
+    try:
+        peer = start_peer(options, folders, processes, prefix, batch)
+    except Problem as problem:
+        pair.problems.append(f"PEFT: {problem}")
+    theirs = peer and (lambda: peer_rates(peer, plan, batch))
+    take_turns(pair, plan.rounds, lambda: ours.rates(prefix, batch, options.slices), theirs)
+    if peer:
+        if len(pair.theirs) == plan.rounds * (plan.steps - plan.dropped):
+            pair.memory = peer.ask(do="memory")["peak_bytes"]
+        peer.end()
+    return pair
+
+
 def measure(options, plan, folders, processes):
     """Rates by prefix and batch, of both; and what our jobs told besides."""
-    has_peft = all(importlib.util.find_spec(name) for name in ("peft", "transformers"))
     paths = SimpleNamespace(bin=options.bin, data=folders.data, small=folders.backbone, base=folders.backbone)
     daemon = Daemon(paths, processes, folders.state, 1, 1, ("--device", options.device))
     ours, found = Ours(daemon, plan, folders), {}
-    for prefix in plan.prefixes:
-        for batch in plan.batches:
-            own, theirs, memory = [], [], None
-            peer = None
-            if has_peft:
-                command = [sys.executable, Path(__file__).with_name("peer.py"), folders.backbone, "rte", folders.data]
-                command += ["--precision", "bf16", "--padding", "128", "--device", options.device]
-                peer = Talker(processes, [*command, "--prefix", str(prefix), "--batch", str(batch)])
-            for _ in range(plan.rounds):
-                own += ours.rates(prefix, batch, options.slices)
-                if peer:
-                    theirs += peer_rates(peer, plan, batch)
-            if peer:
-                memory = peer.ask(do="memory")["peak_bytes"]
-                peer.end()
-            found[prefix, batch] = (own, theirs, memory)
+    for shape in [(prefix, batch) for prefix in plan.prefixes for batch in plan.batches]:
+        found[shape] = measured(options, plan, folders, processes, ours, shape)
     daemon.end()
     return found, ours
 
 
 def median(rates):
     return statistics.median(rates) if rates else None
+
+
+def cell(text):
+    """A few words of what may be a log: of several lines the first and the last one."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = " … ".join(lines if len(lines) < 3 else [lines[0], lines[-1]])
+    return said.replace("|", "/")[:300]
 
 
 def row(what, own, theirs, ratio, target, is_met):
@@ -175,24 +213,33 @@ def table(options, plan, found, ours, rate):
     is_real = options.device != "cpu"
     shape = operations.Shape.of(plan.config)
     lines = ["| what | ptv2 bf16 | PEFT bf16 autocast | ratio | target | met? |", "|---|---|---|---|---|---|"]
-    for (prefix, batch), (own, theirs, memory) in found.items():
-        mine, peers = median(own), median(theirs)
-        what = f"P = {prefix}, batch {batch}: rows/s (median of {len(own)} steps)"
-        said = f"{peers:.1f}, at most {memory / 2**30:.1f} GiB" if peers else "not installed"
-        ratio = mine / peers if peers else None
+    for (prefix, batch), one in found.items():
+        mine, peers = median(one.own), median(one.theirs)
+        what = f"P = {prefix}, batch {batch}: rows/s (median of {len(one.own)} steps)"
+        own = f"{mine:.1f}" if mine else "none"
+        said = f"{peers:.1f}" if peers else ("none" if one.problems else "not installed")
+        if one.memory:
+            said += f", at most {one.memory / 2**30:.1f} GiB"
+        ratio = mine / peers if mine and peers else None
         # Asked for at the smaller batch.
         asked = is_real and ratio and batch == min(plan.batches)
         goal = (f"≥ {TARGET_RATIO}", ratio >= TARGET_RATIO) if asked else ("", None)
-        lines.append(row(what, f"{mine:.1f}", said, f"{ratio:.2f}" if ratio else "", *goal))
-        share = mine * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
-        asked = is_real and batch == max(plan.batches)
-        goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
-        what = f"P = {prefix}, batch {batch}: share of the card's bf16 product rate"
-        lines.append(row(what, f"{share:.0%}", "", "", *goal))
-        hashes = len(ours.hashes[prefix, batch])
-        lines.append(row(f"P = {prefix}, batch {batch}: hashes of {plan.rounds} runs", hashes, "", "", "1", hashes == 1))
-    goal = (f"< {TARGET_FIRST_S} s", ours.first_step_s < TARGET_FIRST_S) if is_real else ("", None)
-    lines.append(row("submit to first step, warm", f"{ours.first_step_s:.2f} s", "", "", *goal))
+        lines.append(row(what, own, said, f"{ratio:.2f}" if ratio else "", *goal))
+        if mine:
+            share = mine * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
+            asked = is_real and batch == max(plan.batches)
+            goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
+            what = f"P = {prefix}, batch {batch}: share of the card's bf16 product rate"
+            lines.append(row(what, f"{share:.0%}", "", "", *goal))
+            hashes, runs = ours.hashes[prefix, batch], len(one.own) // (plan.steps - plan.dropped)
+            what = f"P = {prefix}, batch {batch}: hashes of {runs} runs"
+            lines.append(row(what, len(hashes), "", "", "1", len(hashes) == 1))
+        for problem in one.problems:
+            what = f"P = {prefix}, batch {batch}: not measured to the end"
+            lines.append(row(what, cell(problem), "", "", "", None))
+    if ours.first_step_s is not None:
+        goal = (f"< {TARGET_FIRST_S} s", ours.first_step_s < TARGET_FIRST_S) if is_real else ("", None)
+        lines.append(row("submit to first step, warm", f"{ours.first_step_s:.2f} s", "", "", *goal))
     lines.append(row(f"the card's bf16 product, {rate[1]}", f"{rate[0] / 1e12:.1f} TFLOP/s", "", "", "", None))
     return lines
 
@@ -236,6 +283,8 @@ def main():
     if options.report:
         with options.report.open("a", encoding="utf-8") as report:
             report.write(text)
+    if any(one.problems for one in found.values()):
+        sys.exit("error: not all was measured: see the table")
     if any(len(hashes) > 1 for hashes in ours.hashes.values()):
         sys.exit("error: the same job ended with several hashes: see the table")
 

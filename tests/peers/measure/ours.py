@@ -99,15 +99,21 @@ class Daemon:
             "training.seed": seed,
             "resources.workers": workers,
         }
+        status, rows, first_step = self.follow(settings)
+        return Run(steps_of(status, rows), evaluation_of(status, rows), first_step)
+
+    def follow(self, settings):
+        """Submits a job and follows it to its end: its status, its metrics, seconds from submit to the first step."""
         sets = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
         submitted_at = time.time()
         status = self.ctl("submit", self.job_file, *sets, "--follow")
+        if status["state"] != "succeeded":
+            raise Problem(f"a job ended as {status['state']}: {status.get('reason_text')}")
         rows = self.ctl("metrics", status["id"])
         # `first_step_s` counts from the moment of this event, when the job had been checked.
         events = self.ctl("events", status["id"])
         accepted = next(one for one in events if one["kind"] == "submitted")["unix_ms"] / 1000
-        first_step = accepted + status["timings"]["first_step_s"] - submitted_at
-        return Run(steps_of(status, rows), evaluation_of(status, rows), first_step)
+        return status, rows, accepted + status["timings"]["first_step_s"] - submitted_at
 
     def worker_pids(self):
         return children(self.process.pid)
