@@ -10,8 +10,9 @@ use crate::numerics::generator::Stream;
 use crate::numerics::masks::{GROUP, LANES, Levels};
 use half::bf16;
 use ptv2_common::error::Explained;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use tch::{Device, Kind, Tensor};
 
 /// With the end that C wants.
@@ -72,7 +73,7 @@ impl Kernel {
     /// That of a device, compiled and loaded once in a process; none on a processor, and where that fails, which
     /// is told once.
     pub fn of(device: Device) -> Option<Arc<Self>> {
-        static LOADED: OnceLock<Option<Arc<Kernel>>> = OnceLock::new();
+        static LOADED: Mutex<BTreeMap<usize, Option<Arc<Kernel>>>> = Mutex::new(BTreeMap::new());
         let Device::Cuda(index) = device else { return None };
         let load = || match Self::load(index, device) {
             Ok(kernel) => Some(Arc::new(kernel)),
@@ -83,7 +84,8 @@ impl Kernel {
                 None
             }
         };
-        LOADED.get_or_init(load).clone().filter(|kernel| kernel.device == device)
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.entry(index).or_insert_with(load).clone()
     }
 
     /// On the GPU of this index, which torch calls so.
@@ -237,6 +239,25 @@ pub(crate) mod tests {
             let left = call != "cuLaunchKernel";
             assert!(said.contains(&format!("left to operators: {left}")), "{said}");
         }
+    }
+
+    /// A process that has asked for one GPU's may ask for another's.
+    #[test]
+    fn each_device_has_its_own() {
+        let said = with_stand_in("cuda::masks::tests::two_devices_are_asked_for", "");
+        assert!(said.contains("missing, there, once"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "run by the test above"]
+    fn two_devices_are_asked_for() {
+        // The stand-in has one GPU.
+        let has = |index| Kernel::of(Device::Cuda(index));
+        let missing = if has(1).is_none() { "missing" } else { "there" };
+        let (first, again) = (has(0), has(0));
+        let found = if first.is_some() { "there" } else { "missing" };
+        let is_same = first.zip(again).is_some_and(|(first, again)| Arc::ptr_eq(&first, &again));
+        println!("{missing}, {found}, {}", if is_same { "once" } else { "twice" });
     }
 
     #[test]

@@ -73,38 +73,82 @@ impl Wanted {
 /// Factors of one slice after the other.
 #[derive(Debug)]
 pub(super) struct Masks {
-    device: Device,
-    /// What makes them instead of operators, where it could be loaded.
-    kernel: Option<Arc<Kernel>>,
-    /// Which factors slices of a shape ask for.
-    known: BTreeMap<[i64; 2], Vec<Wanted>>,
     /// The slice at hand.
     place: Place,
+    by: By,
+}
+
+/// What makes factors.
+#[derive(Debug)]
+enum By {
+    /// Each site's when they are asked for.
+    Kernel(Arc<Kernel>),
+    Operators(Operators),
+}
+
+impl Masks {
+    /// By the kernel, where it could be loaded.
+    pub(super) fn new(device: Device) -> Self {
+        Kernel::of(device).map_or_else(|| Self::by_operators(device), Self::by_kernel)
+    }
+
+    /// By operators, whatever the device.
+    pub(super) fn by_operators(device: Device) -> Self {
+        Self::by(By::Operators(Operators::new(device)))
+    }
+
+    fn by_kernel(kernel: Arc<Kernel>) -> Self {
+        Self::by(By::Kernel(kernel))
+    }
+
+    fn by(by: By) -> Self {
+        Self { place: Place { seed: 0, step: 0, slice: 0 }, by }
+    }
+
+    /// Computes what a slice of this shape (sequences, length) will ask for, as far as it is known and takes
+    /// operators.
+    pub(super) fn begin(&mut self, place: Place, shape: [i64; 2]) -> Result<()> {
+        self.place = place;
+        match &mut self.by {
+            By::Kernel(_) => Ok(()),
+            By::Operators(operators) => operators.begin(place, shape),
+        }
+    }
+
+    /// One site's factors, flat.
+    pub(super) fn take(&mut self, wanted: Wanted) -> Result<Tensor> {
+        match &mut self.by {
+            By::Kernel(kernel) => {
+                let Wanted { site, rate, kind, count } = wanted;
+                let made = kernel.factors(&self.place.stream(site), rate, kind, count);
+                Ok(made.map_err(|error| TchError::Torch(error.to_string()))?)
+            }
+            By::Operators(operators) => operators.take(self.place, wanted),
+        }
+    }
+}
+
+/// Makes the factors of all known sites of a slice together.
+#[derive(Debug)]
+struct Operators {
+    device: Device,
+    /// Which factors slices of a shape ask for.
+    known: BTreeMap<[i64; 2], Vec<Wanted>>,
+    /// That of the slice at hand.
     shape: [i64; 2],
     ready: Vec<(Wanted, Tensor)>,
     /// What chances become, by rate and kind.
     levels: Vec<((f64, Kind), Factors)>,
 }
 
-impl Masks {
-    pub(super) fn new(device: Device) -> Self {
-        Self::by(Kernel::of(device), device)
-    }
-
-    /// By operators, whatever the device.
-    pub(super) fn by_operators(device: Device) -> Self {
-        Self::by(None, device)
-    }
-
-    fn by(kernel: Option<Arc<Kernel>>, device: Device) -> Self {
-        let place = Place { seed: 0, step: 0, slice: 0 };
+impl Operators {
+    fn new(device: Device) -> Self {
         let (known, ready, levels) = (BTreeMap::new(), Vec::new(), Vec::new());
-        Self { device, kernel, known, place, shape: [0; 2], ready, levels }
+        Self { device, known, shape: [0; 2], ready, levels }
     }
 
-    /// Computes what a slice of this shape (sequences, length) will ask for, as far as it is known.
-    pub(super) fn begin(&mut self, place: Place, shape: [i64; 2]) -> Result<()> {
-        (self.place, self.shape) = (place, shape);
+    fn begin(&mut self, place: Place, shape: [i64; 2]) -> Result<()> {
+        self.shape = shape;
         self.ready.clear();
         let known = self.known.get(&shape).cloned().unwrap_or_default();
         let mut rest = known.as_slice();
@@ -115,7 +159,7 @@ impl Masks {
                 blocks <= BLOCKS
             };
             let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
-            for (wanted, factors) in now.iter().zip(self.computed(now)?) {
+            for (wanted, factors) in now.iter().zip(self.computed(place, now)?) {
                 self.ready.push((*wanted, factors));
             }
             rest = later;
@@ -123,13 +167,7 @@ impl Masks {
         Ok(())
     }
 
-    /// One site's factors, flat.
-    pub(super) fn take(&mut self, wanted: Wanted) -> Result<Tensor> {
-        if let Some(kernel) = &self.kernel {
-            let Wanted { site, rate, kind, count } = wanted;
-            let made = kernel.factors(&self.place.stream(site), rate, kind, count);
-            return Ok(made.map_err(|error| TchError::Torch(error.to_string()))?);
-        }
+    fn take(&mut self, place: Place, wanted: Wanted) -> Result<Tensor> {
         if let Some(at) = self.ready.iter().position(|(known, _)| *known == wanted) {
             return Ok(self.ready.swap_remove(at).1);
         }
@@ -137,13 +175,13 @@ impl Masks {
         // What changed its count or kind takes the place of what it was.
         known.retain(|other| other.site != wanted.site);
         known.push(wanted);
-        let mut alone = self.computed(&[wanted])?;
+        let mut alone = self.computed(place, &[wanted])?;
         Ok(alone.remove(0))
     }
 
     /// The factors of some sites, in one batch.
-    fn computed(&mut self, sites: &[Wanted]) -> Result<Vec<Tensor>> {
-        let numbers = numbers(self.place, sites, self.device)?; // [groups, 4, LANES, 2]
+    fn computed(&mut self, place: Place, sites: &[Wanted]) -> Result<Vec<Tensor>> {
+        let numbers = numbers(place, sites, self.device)?; // [groups, 4, LANES, 2]
         let mut first = 0;
         let mut all = Vec::with_capacity(sites.len());
         for site in sites {
@@ -330,19 +368,19 @@ mod tests {
     fn factors_are_the_hosts_alone_and_in_a_batch() {
         let sites = sites();
         for place in [PLACE, Place { seed: 0, step: 0, slice: 0 }] {
-            let mut masks = Masks::new(Device::Cpu);
-            masks.begin(place, [2, 3]).unwrap();
+            let mut operators = Operators::new(Device::Cpu);
+            operators.begin(place, [2, 3]).unwrap();
             for wanted in &sites {
-                same(place, wanted, &masks.take(*wanted).unwrap());
+                same(place, wanted, &operators.take(place, *wanted).unwrap());
             }
             // Known by now, so they are computed together.
             let next = Place { step: place.step + 1, ..place };
-            masks.begin(next, [2, 3]).unwrap();
-            assert_eq!(masks.ready.len(), sites.len());
+            operators.begin(next, [2, 3]).unwrap();
+            assert_eq!(operators.ready.len(), sites.len());
             for wanted in sites.iter().rev() {
-                same(next, wanted, &masks.take(*wanted).unwrap());
+                same(next, wanted, &operators.take(next, *wanted).unwrap());
             }
-            assert!(masks.ready.is_empty());
+            assert!(operators.ready.is_empty());
         }
     }
 
@@ -355,14 +393,13 @@ mod tests {
     #[ignore = "run by the test above"]
     fn by_the_stand_in() {
         let kernel = Kernel::load(0, Device::Cpu).unwrap();
-        let mut masks = Masks::by(Some(Arc::new(kernel)), Device::Cpu);
+        let mut masks = Masks::by_kernel(Arc::new(kernel));
         for place in [PLACE, Place { seed: 0, step: 0, slice: 0 }] {
             masks.begin(place, [2, 3]).unwrap();
             for wanted in sites() {
                 same(place, &wanted, &masks.take(wanted).unwrap());
             }
         }
-        assert!(masks.known.is_empty(), "a site was made by operators");
         let wrong = Wanted { site: 1, rate: 0.1, kind: Kind::Half, count: 8 };
         let error = masks.take(wrong).unwrap_err().to_string();
         assert!(error.contains("8 factors of Half: expected fp32 or bf16"), "{error}");
@@ -370,18 +407,18 @@ mod tests {
 
     #[test]
     fn a_site_that_changes_is_known_anew() {
-        let mut masks = Masks::new(Device::Cpu);
+        let mut operators = Operators::new(Device::Cpu);
         let wanted = Wanted { site: 3, rate: 0.1, kind: Kind::Float, count: 100 };
         let longer = Wanted { count: 300, ..wanted };
         for (shape, asked) in [([1, 1], wanted), ([1, 1], longer), ([1, 2], wanted)] {
-            masks.begin(PLACE, shape).unwrap();
-            same(PLACE, &asked, &masks.take(asked).unwrap());
-            assert_eq!(masks.known[&shape], [asked]);
+            operators.begin(PLACE, shape).unwrap();
+            same(PLACE, &asked, &operators.take(PLACE, asked).unwrap());
+            assert_eq!(operators.known[&shape], [asked]);
         }
         // Asked twice, it is computed twice.
-        masks.begin(PLACE, [1, 2]).unwrap();
-        same(PLACE, &wanted, &masks.take(wanted).unwrap());
-        same(PLACE, &wanted, &masks.take(wanted).unwrap());
+        operators.begin(PLACE, [1, 2]).unwrap();
+        same(PLACE, &wanted, &operators.take(PLACE, wanted).unwrap());
+        same(PLACE, &wanted, &operators.take(PLACE, wanted).unwrap());
     }
 
     /// The number that the module's head gives.
