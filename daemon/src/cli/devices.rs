@@ -60,8 +60,9 @@ fn report(named: Option<&Path>, lines: &mut Vec<String>) {
         Err(error) => lines.push(format!("PyTorch  none: {}", because(error))),
     }
     let torch = cuda::torch(0);
-    let cuda = torch.cuda.map_or("without CUDA".into(), |cuda| format!("with CUDA {cuda}"));
+    let with = torch.cuda.map_or("without CUDA".into(), |cuda| format!("with CUDA {cuda}"));
     let trouble = torch.trouble.map(|trouble| format!(": {trouble}")).unwrap_or_default();
     let count = torch.count;
-    lines.push(format!("torch    {cuda}; GPUs that it can compute on: {count}{trouble}"));
+    lines.push(format!("torch    {with}; GPUs that it can compute on: {count}{trouble}"));
+    lines.push(format!("CUDA     {}", cuda::libraries()));
 }

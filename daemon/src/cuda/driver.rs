@@ -128,6 +128,7 @@ impl Driver {
             processors: u32::try_from(processors).unwrap_or(0),
             driver: self.version.clone(),
             libtorch: String::new(),
+            libraries: String::new(),
         })
     }
 }

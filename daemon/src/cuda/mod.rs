@@ -3,8 +3,8 @@
 //!
 //! The program is linked to libtorch's part for processors. Its part for GPUs, `libtorch_cuda.so`, is taken
 //! from an installed PyTorch ([`pytorch`]) and loaded before torch is first asked about CUDA ([`library`]);
-//! the driver says what is there ([`driver`]); torch is told to compute the same bits each time
-//! ([`settings`]). Each of the last three is the one place that talks to its library; so is [`nvrtc`], which compiles
+//! the driver says what is there ([`driver`]); CUDA's libraries say which they are ([`versions`]); torch is told to
+//! compute the same bits each time ([`settings`]). Each of the last four is the one place that talks to its library; so is [`nvrtc`], which compiles
 //! the one kernel of our own ([`masks`]).
 
 mod driver;
@@ -13,10 +13,12 @@ pub mod masks;
 mod nvrtc;
 mod pytorch;
 pub mod settings;
+mod versions;
 
 pub use library::mapped;
 pub(crate) use library::symbol;
 pub use pytorch::PyTorch;
+pub use versions::libraries;
 
 use crate::device::Gpu;
 use ptv2_common::error::Explained;
@@ -145,7 +147,7 @@ pub fn ready(
             .hint("`ptv2d devices` shows what it sees"));
     }
     settings::apply(&settings::Settings::ON_CUDA)?;
-    Ok(Gpu { libtorch: pytorch.version, ..gpu })
+    Ok(Gpu { libtorch: pytorch.version, libraries: libraries(), ..gpu })
 }
 
 /// 13000 as 13.0.

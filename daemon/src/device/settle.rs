@@ -23,6 +23,8 @@ pub struct Gpu {
     pub driver: String,
     /// The version of the PyTorch whose libraries compute on it.
     pub libtorch: String,
+    /// The versions of CUDA's libraries that PyTorch has loaded.
+    pub libraries: String,
 }
 
 impl std::fmt::Display for Gpu {

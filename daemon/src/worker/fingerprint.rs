@@ -6,8 +6,11 @@ use ptv2_common::session::Fingerprint;
 /// The libtorch that `tch` 0.24 is made for.
 const LIBTORCH: &str = "2.11.0";
 
+/// What the program was built from, where whoever builds it says so: builds of one version that differ.
+const REVISION: Option<&str> = option_env!("PTV2_REVISION");
+
 /// Settings of the person's own that make the libraries choose other kernels.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 10] = [
     "ATEN_CPU_CAPABILITY",
     "DNNL_DEFAULT_FPMATH_MODE",
     "DNNL_MAX_CPU_ISA",
@@ -15,18 +18,28 @@ const SETTINGS: [&str; 7] = [
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
+    "TORCH_LINEAR_FLATTEN_3D",
+    "TORCH_MKLDNN_MATMUL_MIN_DIM",
+    "TORCH_MKLDNN_MATMUL_MIN_SIZE",
 ];
 
-/// The same on a GPU.
-const GPU_SETTINGS: [&str; 8] = [
+/// The same on a GPU. `CUBLAS_WORKSPACE_CONFIG` is none of them: a worker sets it.
+const GPU_SETTINGS: [&str; 15] = [
+    "CUBLASLT_HEURISTICS_LUT_FILE",
+    "CUBLASLT_WORKSPACE_SIZE",
     "CUBLAS_EMULATE_SINGLE_PRECISION",
     "CUBLAS_EMULATION_STRATEGY",
     "CUDA_FORCE_PTX_JIT",
+    "CUDNN_ERRATA_JSON_FILE",
     "DISABLE_ADDMM_CUDA_LT",
     "NVIDIA_TF32_OVERRIDE",
+    "PYTORCH_TUNABLEOP_ENABLED",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
     "TORCH_BLAS_PREFER_CUBLASLT",
-    "TORCH_CUDNN_SDPA_ENABLED",
+    "TORCH_CUBLASLT_UNIFIED_WORKSPACE",
+    "TORCH_CUDNN_USE_HEURISTIC_MODE_B",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_LINEAR_FLATTEN_3D",
 ];
 
 /// Host name and process id, for people.
@@ -49,8 +62,13 @@ fn of_gpu(gpu: &Gpu, variable: impl Fn(&str) -> Option<String>) -> Fingerprint {
         device: gpu.name.clone(),
         instruction_set: format!("sm_{major}{minor}x{processors}"),
         libtorch: gpu.libtorch.clone(),
-        ptv2: ptv2_common::VERSION.into(),
-        settings: format!("driver {}, {}", gpu.driver, settings(&GPU_SETTINGS, variable)),
+        ptv2: version(REVISION),
+        settings: format!(
+            "driver {}, {}, {}",
+            gpu.driver,
+            gpu.libraries,
+            settings(&GPU_SETTINGS, variable)
+        ),
     }
 }
 
@@ -60,9 +78,14 @@ fn of_cpu(variable: impl Fn(&str) -> Option<String>) -> Fingerprint {
         device: device(&text),
         instruction_set: instruction_set(&text),
         libtorch: LIBTORCH.into(),
-        ptv2: ptv2_common::VERSION.into(),
+        ptv2: version(REVISION),
         settings: settings(&SETTINGS, variable),
     }
+}
+
+fn version(revision: Option<&str>) -> String {
+    let own = ptv2_common::VERSION;
+    revision.map_or_else(|| own.into(), |revision| format!("{own}+{revision}"))
 }
 
 fn settings(names: &[&str], variable: impl Fn(&str) -> Option<String>) -> String {
@@ -127,18 +150,29 @@ mod tests {
             processors: 132,
             driver: "580.65.06, CUDA 13.0".into(),
             libtorch: "2.11.0+cu130".into(),
+            libraries: "cuBLAS 13.1.0, cuBLASLt 130100, cuDNN 91900".into(),
             ..super::Gpu::default()
         };
         let own = |name: &str| (name == "NVIDIA_TF32_OVERRIDE").then(|| "1".to_owned());
         let text = super::of_gpu(&gpu, own).to_string();
         let expected = format!(
             "NVIDIA H100 80GB HBM3/sm_90x132/libtorch-2.11.0+cu130/ptv2-{}/driver 580.65.06, CUDA 13.0, \
-             NVIDIA_TF32_OVERRIDE=1",
-            ptv2_common::VERSION
+             cuBLAS 13.1.0, cuBLASLt 130100, cuDNN 91900, NVIDIA_TF32_OVERRIDE=1",
+            super::version(super::REVISION)
         );
         assert_eq!(text, expected);
         // Two GPUs of one kind compute the same bits.
         let other = super::Gpu { uuid: "GPU-2".into(), bus: "1".into(), ..gpu.clone() };
         assert_eq!(super::of_gpu(&other, |_| None), super::of_gpu(&gpu, |_| None));
+        // Another cuDNN may choose other kernels.
+        let other = super::Gpu { libraries: "cuDNN 92000".into(), ..gpu.clone() };
+        assert_ne!(super::of_gpu(&other, |_| None), super::of_gpu(&gpu, |_| None));
+    }
+
+    #[test]
+    fn a_build_may_be_told_from_others_of_its_version() {
+        let own = ptv2_common::VERSION;
+        assert_eq!(super::version(None), own);
+        assert_eq!(super::version(Some("51202ea")), format!("{own}+51202ea"));
     }
 }

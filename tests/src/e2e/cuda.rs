@@ -28,6 +28,8 @@ fn libraries_for_gpus_are_loaded_into_the_same_program() {
     assert!(said.contains("PyTorch  2.11.0+cu13"), "{said}");
     assert!(said.contains(&format!("loaded from {}", pytorch.display())), "{said}");
     assert!(said.contains("torch    with CUDA 13"), "{said}");
+    assert!(said.contains("CUDA     cuBLAS 13.1.0, cuBLASLt 130"), "{said}");
+    assert!(said.contains(", cuDNN 919"), "{said}");
     if said.contains("has no NVIDIA driver") {
         let count = "GPUs that it can compute on: 0: Found no NVIDIA driver on your system";
         assert!(said.contains(count), "{said}");
