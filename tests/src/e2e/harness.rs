@@ -82,9 +82,13 @@ pub(crate) fn cuda_pytorch() -> Option<PathBuf> {
         let packages = |entry: std::fs::DirEntry| entry.path().join("site-packages/torch/lib");
         std::fs::read_dir(lib).ok()?.flatten().map(packages).find(|lib| lib.is_dir())
     };
-    let found = named.or_else(venv).filter(|lib| lib.join("libtorch_cuda.so").is_file());
+    let made = env("LIBTORCH").map(|libtorch| Path::new(&libtorch).join("lib/cuda"));
+    let mut all = named.into_iter().chain(made).chain(venv());
+    let found = all.find(|lib| lib.join("libtorch_cuda.so").is_file());
     if found.is_none() {
-        println!("skipped: no PyTorch with CUDA (`make venv`, or PTV2_LIBTORCH_CUDA)");
+        println!(
+            "skipped: no PyTorch with CUDA (`make venv`, `make libtorch CUDA=1`, or PTV2_LIBTORCH_CUDA)"
+        );
     }
     found
 }
