@@ -3,14 +3,14 @@
 
 use super::{device, nccl};
 use crate::parity::{
-    NO_DROPOUT, Reference, at, check, folder, largest_error, relative_error, setting,
+    NO_DROPOUT, Reference, TUNED, at, check, folder, largest_error, relative_error, setting,
 };
 use crate::parity_bf16::{ROUNDING, distance};
 use ptv2_common::spec::{MethodSpec, Precision};
 use ptv2_daemon::inputs::Folder;
 use ptv2_daemon::numerics::adamw::AdamW;
 use ptv2_daemon::numerics::schedule::Schedule;
-use ptv2_daemon::numerics::state::{HEAD_BIAS, HEAD_WEIGHT, Layout, PREFIX_TABLE, TunedState};
+use ptv2_daemon::numerics::state::{Layout, TunedState};
 use ptv2_daemon::numerics::tree::Node;
 use ptv2_daemon::train::backbones::Backbone;
 use ptv2_daemon::train::dropout::Rates;
@@ -21,8 +21,6 @@ use tch::Device;
 
 /// fp32 without TF32.
 const BOUND: f32 = 1e-3;
-const GRADIENTS: [(&str, &str); 3] =
-    [(HEAD_BIAS, "head.bias"), (HEAD_WEIGHT, "head.weight"), (PREFIX_TABLE, "prefix")];
 
 fn backbone(name: &str, precision: Precision, device: Device) -> Backbone {
     tch::set_num_threads(1);
@@ -47,13 +45,7 @@ pub(super) fn fp32() -> String {
     let found = network.gradient(&tuned, at(0), &slice).unwrap();
     check("loss", (found.loss / 6.0 - reference.floats("loss")[0]).abs(), BOUND);
     let mean: Vec<f32> = found.gradient.iter().map(|value| value / 6.0).collect();
-    let mut of_gradients = 0.0_f32;
-    for (name, golden) in GRADIENTS {
-        let range = setting.layout.tensor(name).unwrap().range.clone();
-        let error = relative_error(&mean[range], &reference.floats(&format!("grad.{golden}")));
-        check(name, error, BOUND);
-        of_gradients = of_gradients.max(error);
-    }
+    let of_gradients = reference.holds(&setting.layout, "grad", &mean);
     let of_steps = ten_steps(&reference, &setting);
     format!(
         "largest differences: logits {of_logits:.1e}; relative, gradients {of_gradients:.1e}, after ten steps \
@@ -79,15 +71,7 @@ fn ten_steps(reference: &Reference, setting: &Arc<Setting>) -> f32 {
         stepper.update(&mut state, &adamw, (schedule.at(step), 1.0)).unwrap().unwrap();
     }
     stepper.settle(&mut state).unwrap();
-    let mut largest = 0.0_f32;
-    for (name, golden) in GRADIENTS {
-        let range = setting.layout.tensor(name).unwrap().range.clone();
-        let golden = reference.floats(&format!("trajectory.{golden}"));
-        let error = relative_error(&state.values[range], &golden);
-        check(name, error, BOUND);
-        largest = largest.max(error);
-    }
-    largest
+    reference.holds(&setting.layout, "trajectory", &state.values)
 }
 
 /// As near to the exact values as transformers in bf16 is on a processor, within as much again.
@@ -101,7 +85,7 @@ pub(super) fn bf16() -> String {
     let found = network.gradient(&tuned, at(0), &slice).unwrap();
     let mean: Vec<f32> = found.gradient.iter().map(|value| value / 6.0).collect();
     let mut all = vec![("logits".to_owned(), network.logits(&tuned, &slice).unwrap())];
-    for (name, golden) in GRADIENTS {
+    for (name, golden) in TUNED {
         let range = setting.layout.tensor(name).unwrap().range.clone();
         all.push((format!("grad.{golden}"), mean[range].to_vec()));
     }

@@ -1,6 +1,7 @@
 //! What is checked on a GPU, by `gpu-test.sh` of `make gpu-bundle`: each check is a test that is ignored
 //! elsewhere, and leaves a line in the report. `PTV2_TEST_DEVICE=cpu` runs all that a processor can.
 
+mod attention;
 mod goldens;
 mod jobs;
 mod masks;
@@ -33,6 +34,12 @@ fn device() -> tch::Device {
         println!("{}", gpu.unwrap());
         tch::Device::Cuda(index as usize)
     })
+}
+
+/// A shape for each check: where one does not fit, the others are told.
+fn attention(index: usize) {
+    let shape = attention::Shape::of(device(), index);
+    check(&shape.title(), || attention::kernels(shape));
 }
 
 #[test]
@@ -81,10 +88,7 @@ fn t30_too_much_for_the_memory_is_told_and_survived() {
     if jobs::large().exists() {
         check_on_gpu(name, jobs::too_much);
     } else {
-        report::skipped(
-            name,
-            "needs the large backbone: Python's packages safetensors and tokenizers",
-        );
+        report::skipped(name, "needs the large backbone, which could not be made");
     }
 }
 
@@ -139,6 +143,30 @@ fn t53_nccl_reduces_by_a_ring() {
 #[ignore = "run by gpu-test.sh"]
 fn t54_nccl_aborts_behind_queued_work() {
     check_nccl("an abort behind queued work, connect again", nccl::an_abort_behind_work);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t60_attention_of_the_first_shape() {
+    attention(0);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t61_attention_of_the_second_shape() {
+    attention(1);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t62_attention_of_the_third_shape() {
+    attention(2);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t63_attention_of_the_fourth_shape() {
+    attention(3);
 }
 
 #[test]
