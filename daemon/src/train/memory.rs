@@ -2,6 +2,7 @@
 
 use super::TensorError;
 use super::batch::Slice;
+use super::exhausted::is_out_of_memory;
 use super::step::outputs;
 use crate::backbone::tensors::optional_shapes;
 use crate::backbone::{Config, shapes};
@@ -159,12 +160,6 @@ pub(super) fn told(error: TensorError, doing: impl FnOnce() -> String) -> Explai
     Explained::new(format!("memory ran out while {}: {first}", doing())).hint(HINT)
 }
 
-/// Whether a message of torch, on a GPU or on the host, or of one of its libraries says so.
-fn is_out_of_memory(text: &str) -> bool {
-    let signs = ["out of memory", "can't allocate memory", "ALLOC_FAILED"];
-    signs.iter().any(|sign| text.contains(sign))
-}
-
 /// What is done for a slice's gradient.
 pub(super) fn of_gradient(slice: &Slice, prefix: i64) -> String {
     format!("computing the gradient of slice {}, {}", slice.index, size(slice, prefix))
@@ -239,12 +234,6 @@ mod tests {
                         behind a prefix of 20: ";
         assert!(error.what.starts_with(expected), "{error:?}");
         assert!(error.hint.unwrap().contains("bf16"));
-        assert!(is_out_of_memory(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
-        ));
-        assert!(is_out_of_memory(
-            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"
-        ));
         let other = Tensor::ones([2], (Kind::Float, Device::Cpu)).f_view([3]).unwrap_err();
         assert!(!told(other.into(), || unreachable!()).what.contains("ran out"));
     }

@@ -10,6 +10,7 @@ pub mod backbones;
 pub mod batch;
 mod device;
 pub mod dropout;
+pub(crate) mod exhausted;
 mod flat;
 mod masks;
 pub mod memory;
