@@ -14,7 +14,9 @@ fn main() {
         println!("cargo::rustc-link-arg=-Wl,-rpath,{}", lib.display());
     }
     if std::env::var_os("CARGO_FEATURE_TORCH").is_some() {
-        compile_settings();
+        compile_by_torch("src/cuda/settings.cpp", "ptv2_settings");
+        // Tests call it; a program that does not is linked without it.
+        compile_by_torch("src/train/memory/counted.cpp", "ptv2_counted");
         compile_masks();
     }
 }
@@ -28,9 +30,8 @@ fn compile_masks() {
 }
 
 /// Against the headers that torch-sys is compiled against: LIBTORCH's, or those of a libtorch in /usr.
-fn compile_settings() {
-    const SOURCE: &str = "src/cuda/settings.cpp";
-    println!("cargo::rerun-if-changed={SOURCE}");
+fn compile_by_torch(source: &str, library: &str) {
+    println!("cargo::rerun-if-changed={source}");
     let libtorch = std::env::var_os("LIBTORCH").unwrap_or_else(|| "/usr".into());
     let include = std::path::Path::new(&libtorch).join("include");
     cc::Build::new()
@@ -38,6 +39,6 @@ fn compile_settings() {
         .std("c++17")
         .warnings(false)
         .include(include)
-        .file(SOURCE)
-        .compile("ptv2_settings");
+        .file(source)
+        .compile(library);
 }

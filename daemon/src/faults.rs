@@ -7,6 +7,7 @@
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `on-device` | steps are made by torch operators alone, as on a GPU, though on the processor |
 //! | `device-dies=N` | after step N a tensor is read where it has no elements: on a GPU the process can compute no more; on the processor it only counts as such |
+//! | `memory-ends=N` | once, a step after N others finds no memory: on a GPU all that is left is taken until it has failed; on the processor more is asked for than any machine has |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
 //! | `reduction-alone` | no hashes, no signs of life between peers, no metrics: what all of it costs is measured against this |
@@ -76,6 +77,32 @@ pub(crate) fn spoil_state(state: &mut crate::numerics::state::TunedState) {
         let middle = state.values.len() / 2;
         state.values[middle] = f32::from_bits(state.values[middle].to_bits() ^ 1);
     }
+}
+
+/// Leaves the wanted step no memory, until what this gives is dropped.
+#[cfg(feature = "torch")]
+pub(crate) fn take_memory(
+    step: u64,
+    device: tch::Device,
+) -> crate::train::Result<Vec<tch::Tensor>> {
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let mut taken = Vec::new();
+    if value("memory-ends") != Some(step) || !first(&DONE) {
+        return Ok(taken);
+    }
+    let bytes = |count: i64| tch::Tensor::f_empty([count], (tch::Kind::Uint8, device));
+    if device == tch::Device::Cpu {
+        // Its memory is taken when it is written to: only this is refused.
+        return Ok(vec![bytes(1 << 52)?]);
+    }
+    let mut count = 1 << 30;
+    while count >= 1 << 20 {
+        match bytes(count) {
+            Ok(some) => taken.push(some),
+            Err(_) => count /= 2,
+        }
+    }
+    Ok(taken)
 }
 
 /// What has happened to the device.

@@ -79,6 +79,14 @@ pub fn free_memory(index: u32) -> Result<u64, Explained> {
     Ok(driver::free_memory(index)?.saturating_add(settings::unused(index)?))
 }
 
+/// Gives what torch holds of GPUs' memory and uses for nothing back to the driver: other processes may want it.
+///
+/// # Errors
+/// When torch has no part for GPUs.
+pub fn give_back() -> Result<(), Explained> {
+    settings::give_back()
+}
+
 /// Makes the GPU of this index this thread's, as torch has it.
 ///
 /// # Errors

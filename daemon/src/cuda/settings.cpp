@@ -70,6 +70,10 @@ extern "C" int ptv2_read_settings(Ptv2Settings* to, char* error, size_t bytes) {
   });
 }
 
+extern "C" int ptv2_give_back(char* error, size_t bytes) {
+  return guarded(error, bytes, [] { at::getDeviceAllocator(at::kCUDA)->emptyCache(); });
+}
+
 extern "C" int ptv2_unused(int index, int64_t* unused, char* error, size_t bytes) {
   return guarded(error, bytes, [&] {
     auto* allocator = at::getDeviceAllocator(at::kCUDA);

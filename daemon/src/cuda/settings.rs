@@ -43,6 +43,7 @@ pub struct Settings {
 unsafe extern "C" {
     fn ptv2_write_settings(settings: *const Settings, error: *mut c_char, bytes: usize) -> c_int;
     fn ptv2_read_settings(settings: *mut Settings, error: *mut c_char, bytes: usize) -> c_int;
+    fn ptv2_give_back(error: *mut c_char, bytes: usize) -> c_int;
     fn ptv2_unused(index: c_int, unused: *mut i64, error: *mut c_char, bytes: usize) -> c_int;
 }
 
@@ -110,6 +111,20 @@ pub(super) fn unused(index: u32) -> Result<u64, Explained> {
     Ok(u64::try_from(unused).unwrap_or(0))
 }
 
+/// Gives what torch holds of GPUs' memory and uses for nothing back to the driver.
+///
+/// # Errors
+/// When torch has no part for GPUs.
+pub(super) fn give_back() -> Result<(), Explained> {
+    let mut text = [0_u8; TEXT];
+    // SAFETY: it writes a C string of at most `TEXT` bytes.
+    let code = unsafe { ptv2_give_back(text.as_mut_ptr().cast(), TEXT) };
+    if code == 0 {
+        return Ok(());
+    }
+    Err(Explained::new(format!("torch gives no memory back: {}", said(&text))))
+}
+
 fn done(code: c_int, text: &[u8]) -> Result<(), Explained> {
     if code == 0 { Ok(()) } else { Err(refused(said(text))) }
 }
@@ -175,6 +190,7 @@ mod tests {
     fn torch_without_an_allocator_says_so() {
         let error = unused(0).unwrap_err();
         assert!(error.what.contains("does not say what memory it holds: "), "{error:?}");
+        assert!(give_back().unwrap_err().what.contains("gives no memory back: "));
     }
 
     #[test]

@@ -2,21 +2,40 @@
 
 use super::TensorError;
 use super::batch::Slice;
+use super::exhausted::is_out_of_memory;
 use super::step::outputs;
+use super::stepper::ROWS_SCORED;
 use crate::backbone::tensors::optional_shapes;
-use crate::backbone::{Config, shapes};
+use crate::backbone::{Architecture, Config, shapes};
 use crate::numerics::batches::padded;
 use crate::numerics::state::Layout;
 use ptv2_common::error::Explained;
 use ptv2_common::job::JobRecord;
-use ptv2_common::spec::Precision;
+use ptv2_common::spec::{MethodKind, MethodSpec, Precision};
 
 /// Bytes of a number of fp32.
 const WIDE: u64 = 4;
-/// What stands beside what is counted: buffers of dropout's generator and of one layer at a time.
-const BESIDE: u64 = 256 << 20;
 /// Values, two moments, gradient; and one more gradient that a sum waits for.
 const COPIES: u64 = 5;
+/// Of each tuned number, while a step is made of the sums: words of 64 bits that the hash takes (`flat.rs`).
+const UPDATE: u64 = 4 * 8;
+/// Of each pair of tokens, on DeBERTa's way back through one gather. With deterministic algorithms torch puts the
+/// gradients in place by a sort: four coordinates of 64 bits for each, then their place, that and the order before
+/// and behind the sort, and what the sort itself takes (`_scatter_via_index_put`, `index_put_with_sort_kernel`).
+const SORTED: u64 = 12 * 8;
+
+/// A batch of blocks of dropout's generator, by operators (`masks.rs`).
+const GENERATOR: u64 = 128 << 20;
+/// Workspaces of cuBLAS and of cuBLASLt, which torch reserves at the first product. `CUBLAS_WORKSPACE_CONFIG=:4096:8`, which
+/// workers set so that products are deterministic, means 8 buffers of 4096 KiB; torch's own choice is as much for
+/// Hopper, 8.1 MiB for others.
+const CUBLAS: u64 = 2 * (32 << 20);
+/// Kernels of torch and its libraries, which CUDA loads as they are first called. A guess: nobody has measured it.
+const KERNELS: u64 = 128 << 20;
+/// What NCCL reserves for a ring: of each of 32 channels, at most, 4 MiB (NCCL_BUFFSIZE), 4.7 MiB (LL128) and 0.5 MiB
+/// (LL), by its source.
+const NCCL: u64 = 32 * ((4 << 20) + 120 * 640 * 8 * 8 + (512 << 10));
+// The context, some hundred MiB, is made before anybody asks what is free.
 
 /// Bytes that a job needs on a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,20 +44,22 @@ pub struct Needs {
     pub weights: u64,
     /// The tuned state, and gradients.
     pub tuned: u64,
-    /// What autograd keeps of the largest slice.
+    /// The most that is computed at a time: a slice of a step or of an evaluation, or a step's end.
     pub slice: u64,
-    /// What stands beside them for a moment.
+    /// What libraries reserve for themselves.
     pub beside: u64,
 }
 
-/// A batch's largest slice, at most.
+/// A job's largest slices, at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Largest {
-    /// Rows times choices.
+    /// Rows times choices of a slice of a batch.
     pub sequences: u64,
-    /// Tokens of each, padding included.
+    /// The same of an evaluation.
+    pub evaluated: u64,
+    /// Tokens of each, padding and prompt included.
     pub length: u64,
-    /// Positions of the prefix, or of a prompt, which stands among the tokens.
+    /// Positions of the prefix.
     pub prefix: u64,
 }
 
@@ -46,12 +67,132 @@ impl Largest {
     /// Of a job, all of whose rows may be as long as they are let.
     pub fn of(job: &JobRecord) -> Self {
         let training = &job.spec.training;
-        let rows = training.batch_size.div_ceil(job.plan.slices.max(1));
+        let rows = training.batch_size.div_ceil(job.plan.slices.max(1)) as usize;
+        let length = job.spec.data.max_seq_length as usize;
+        let choices = job.choices.max(1) as usize;
+        let sequences = [rows, ROWS_SCORED[1]].map(|rows| rows * choices);
+        Self::counted(sequences, length, &job.spec.method)
+    }
+
+    /// Of slices of so many sequences, of a step and of an evaluation, of so many tokens.
+    fn counted([sequences, evaluated]: [usize; 2], length: usize, method: &MethodSpec) -> Self {
+        let learned = u64::from(method.prefix_length());
+        let (prefix, prompt) = match method.kind {
+            MethodKind::Prefix => (learned, 0),
+            MethodKind::Prompt => (0, learned),
+            MethodKind::Head => (0, 0),
+        };
+        let length = padded(length) as u64 + prompt;
+        Self { sequences: sequences as u64, evaluated: evaluated as u64, length, prefix }
+    }
+}
+
+/// Bytes that slices take while they are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slices {
+    /// What autograd keeps.
+    kept: u64,
+    /// What stands beside it for a moment, of one layer.
+    at_once: u64,
+    /// What a GPU takes for DeBERTa's gathers besides.
+    sorted: u64,
+    /// A slice of an evaluation, of which nothing is kept.
+    evaluation: u64,
+}
+
+/// Numbers in a slice's tensors.
+struct Shape {
+    /// `[B, S, H]`.
+    hidden: u64,
+    /// The same of the feed-forward's inner size.
+    inner: u64,
+    /// `[B, P+S, H]`.
+    keys: u64,
+    /// `[B, P, H]`.
+    prefix: u64,
+    /// `[B, h, S, P+S]`.
+    pairs: u64,
+    /// `[B, h, S, S]` of DeBERTa, else none.
+    own: u64,
+    /// `[B, h, S, R]`, likewise, of R distances.
+    distant: u64,
+    /// `[B, R, H]`, likewise.
+    distances: u64,
+}
+
+impl Shape {
+    fn of(config: &Config, sequences: u64, largest: Largest) -> Self {
+        let Largest { length, prefix, .. } = largest;
+        let hidden = u64::from(config.hidden_size);
+        let heads = u64::from(config.num_attention_heads);
+        let tokens = sequences * length;
+        let distances =
+            config.deberta.as_ref().map(|one| 2 * u64::from(one.span(config)).min(length));
+        let distances = distances.unwrap_or(0);
         Self {
-            sequences: u64::from(rows) * u64::from(job.choices.max(1)),
-            length: padded(job.spec.data.max_seq_length as usize) as u64,
-            prefix: u64::from(job.spec.method.prefix_length()),
+            hidden: tokens * hidden,
+            inner: tokens * u64::from(config.intermediate_size),
+            keys: sequences * (prefix + length) * hidden,
+            prefix: sequences * prefix * hidden,
+            pairs: tokens * heads * (prefix + length),
+            own: if distances > 0 { tokens * heads * length } else { 0 },
+            distant: tokens * heads * distances,
+            distances: sequences * distances * hidden,
         }
+    }
+}
+
+impl Slices {
+    /// Of a layer autograd keeps: of each token the scaled query, two factors of dropout, what two norms
+    /// read (fp32) and what the activation reads; of each key it and its value; of each pair of token and key
+    /// and head, a probability of fp32, its factor and their product. Of the prefix: its factors and what they
+    /// make of it, fp32, and as keys and values. Of DeBERTa's distances: both maps, a copy for each sequence.
+    ///
+    /// For a moment there are the scores before and behind the mask, and behind what distance adds, their softmax, and what
+    /// the feed-forward makes of tokens.
+    fn counted(config: &Config, precision: Precision, largest: Largest) -> Self {
+        let narrow = narrow(precision);
+        let layers = u64::from(config.num_hidden_layers);
+        // Scores by content, and what makes those by distance.
+        let of_distance =
+            |shape: &Shape| (shape.pairs + 2 * shape.distant + 3 * shape.own) * narrow;
+        let one = Shape::of(config, largest.sequences, largest);
+        // Of the last layer one position is asked for, so only keys, prefix and distances are kept.
+        let of_last = one.keys * 2 * narrow
+            + one.prefix * 2 * (2 * WIDE + narrow)
+            + one.distances * 2 * narrow;
+        let of_layer = one.hidden * (3 * narrow + 2 * WIDE)
+            + one.inner * narrow
+            + one.pairs * (WIDE + 2 * narrow)
+            + of_last;
+        let of_embeddings = one.hidden * 2 * WIDE;
+        let all = Shape::of(config, largest.evaluated, largest);
+        let of_tokens = all.hidden * (8 * narrow + 2 * WIDE) + all.keys * 2 * narrow;
+        let biased =
+            if all.own > 0 || config.architecture == Architecture::Mpnet { WIDE } else { 0 };
+        let of_pairs = all.pairs * (2 * (WIDE + narrow) + biased);
+        Self {
+            kept: layers.saturating_sub(1) * of_layer + of_last + of_embeddings,
+            at_once: of_distance(&one).max(one.pairs * 3 * WIDE)
+                + one.hidden * 4 * WIDE
+                + one.inner * 2 * narrow,
+            sorted: one.own * SORTED,
+            evaluation: layers * all.prefix * 2 * narrow
+                + of_tokens
+                + of_pairs.max(of_distance(&all)).max(all.inner * 2 * narrow),
+        }
+    }
+
+    /// A slice of a step, as every device computes it.
+    fn step(&self) -> u64 {
+        self.kept + self.at_once
+    }
+}
+
+fn narrow(precision: Precision) -> u64 {
+    match precision {
+        Precision::Fp32 => WIDE,
+        Precision::Bf16 => 2,
     }
 }
 
@@ -62,54 +203,39 @@ impl Needs {
     /// When the method has no use for such a backbone.
     pub fn of(job: &JobRecord, config: &Config) -> Result<Self, Explained> {
         let layout = Layout::of(&job.spec.method, config, outputs(job))?;
-        Ok(Self::counted(config, &layout, job.spec.backbone.precision, Largest::of(job)))
+        let precision = job.spec.backbone.precision;
+        let mut needs = Self::counted(config, &layout, precision, Largest::of(job));
+        if job.spec.resources.workers.max > 1 {
+            needs.beside += NCCL;
+        }
+        Ok(needs)
     }
 
-    /// Of a backbone in a precision, and what is tuned on it.
-    ///
-    /// Of a layer autograd keeps: of each token the scaled query, two factors of dropout, what two norms
-    /// read (fp32) and what the activation reads; of each key it and its value; of each pair of token and key
-    /// and head, a probability of fp32, its factor and their product. Of the prefix: its factors and what they
-    /// make of it, fp32, and as keys and values.
+    /// Of a backbone in a precision, and what is tuned on it, by one worker.
     pub fn counted(
         config: &Config,
         layout: &Layout,
         precision: Precision,
         largest: Largest,
     ) -> Self {
-        let narrow = match precision {
-            Precision::Fp32 => WIDE,
-            Precision::Bf16 => 2,
-        };
-        let Largest { sequences, length, prefix } = largest;
-        let hidden = u64::from(config.hidden_size);
-        let (heads, layers) =
-            (u64::from(config.num_attention_heads), u64::from(config.num_hidden_layers));
-        let keys = sequences * (prefix + length);
-        let of_tokens = sequences
-            * length
-            * (hidden * (3 * narrow + 2 * WIDE) + u64::from(config.intermediate_size) * narrow);
-        let of_keys = keys * 2 * hidden * narrow;
-        let pairs = keys * length * heads;
-        let of_pairs = pairs * (WIDE + 2 * narrow);
-        let of_prefix = sequences * prefix * 2 * hidden * (2 * WIDE + narrow);
         let mut files = shapes(config);
         files.extend(optional_shapes(config));
         let weights: u64 = files
             .iter()
             .map(|(name, shape)| {
                 let stays_wide = name.contains("LayerNorm") || name.starts_with("pooler");
-                let width = if stays_wide { WIDE } else { narrow };
+                let width = if stays_wide { WIDE } else { narrow(precision) };
                 shape.iter().product::<usize>() as u64 * width
             })
             .sum();
         let (all, tuned) = (layout.len() as u64, layout.tuned_len() as u64);
+        let slices = Slices::counted(config, precision, largest);
+        let step = slices.step() + slices.sorted;
         Self {
             weights,
             tuned: ((COPIES - 1) * tuned + all) * WIDE,
-            slice: layers * (of_tokens + of_keys + of_pairs + of_prefix),
-            // Of one layer: scores before and behind the mask, and their softmax.
-            beside: BESIDE + pairs * 3 * WIDE,
+            slice: step.max(slices.evaluation).max(tuned * UPDATE),
+            beside: GENERATOR + CUBLAS + KERNELS,
         }
     }
 
@@ -129,7 +255,7 @@ impl Needs {
         }
         Err(Explained::new(format!(
             "the job needs about {} of memory: {} for frozen weights, {} for the tuned state, {} for its \
-             largest slice",
+             largest slice and for libraries",
             megabytes(needed),
             megabytes(self.weights.saturating_sub(held)),
             megabytes(self.tuned),
@@ -151,18 +277,19 @@ fn megabytes(bytes: u64) -> String {
 /// Explains a failure of torch; where memory ran out, with what was being done.
 pub(super) fn told(error: TensorError, doing: impl FnOnce() -> String) -> Explained {
     let text = error.to_string();
-    if !is_out_of_memory(&text) {
-        return error.into();
+    if is_out_of_memory(&text) { ran_out(&text, Some(doing())) } else { error.into() }
+}
+
+/// Explains that memory ran out, in the words of who asked for it, and leaves what is held of it for nothing to others.
+pub(super) fn ran_out(text: &str, doing: Option<String>) -> Explained {
+    // Without a GPU there is nothing to give back.
+    if let Err(error) = crate::cuda::give_back() {
+        tracing::debug!("{}", error.what);
     }
     // What follows is where in torch's code it was.
     let first = text.lines().next().unwrap_or_default();
-    Explained::new(format!("memory ran out while {}: {first}", doing())).hint(HINT)
-}
-
-/// Whether a message of torch, on a GPU or on the host, or of one of its libraries says so.
-fn is_out_of_memory(text: &str) -> bool {
-    let signs = ["out of memory", "can't allocate memory", "ALLOC_FAILED"];
-    signs.iter().any(|sign| text.contains(sign))
+    let doing = doing.map(|doing| format!(" while {doing}")).unwrap_or_default();
+    Explained::new(format!("memory ran out{doing}: {first}")).hint(HINT)
 }
 
 /// What is done for a slice's gradient.
@@ -182,6 +309,9 @@ fn size(slice: &Slice, prefix: i64) -> String {
 }
 
 #[cfg(test)]
+mod measured;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::features::Sequence;
@@ -199,22 +329,30 @@ mod tests {
 
     #[test]
     fn a_need_is_counted_as_by_hand() {
-        let largest = Largest { sequences: 3, length: 4, prefix: 5 };
+        let largest = Largest { sequences: 3, evaluated: 3, length: 4, prefix: 5 };
         let layout = Layout::new(5, 2, 8, 2);
         let needs = |precision| Needs::counted(&small(), &layout, precision, largest);
         // Embeddings 32 · 8; a layer: 4 maps of 8 · 9, of 16 · 9 and 8 · 17, all but norms.
         let (weights, norms, pooler) = (256 + 2 * (288 + 144 + 136), 16 * 5, 72);
         let tuned = 5 * (2 + 16 + 160) * 4;
         // 12 tokens, 27 keys, 216 pairs, 15 positions of prefixes.
-        let wide = 2 * (12 * (8 * 20 + 64) + 27 * 64 + 216 * 12 + 15 * 16 * 12);
+        let last = 27 * 64 + 15 * 16 * 12;
+        let wide = 12 * (8 * 20 + 64) + 216 * 12 + 2 * last + 12 * 8 * 8;
         let fp32 = needs(Precision::Fp32);
         assert_eq!((fp32.weights, fp32.tuned), ((weights + norms + pooler) * 4, tuned));
-        assert_eq!((fp32.slice, fp32.beside), (wide, BESIDE + 216 * 12));
+        let at_once = 216 * 12 + 12 * 8 * 16;
+        let beside = (128 + 64 + 128) << 20;
+        assert_eq!((fp32.slice, fp32.beside), (wide + at_once + 12 * 16 * 8, beside));
         let bf16 = needs(Precision::Bf16);
-        let narrow = 2 * (12 * (8 * 14 + 32) + 27 * 32 + 216 * 8 + 15 * 16 * 10);
+        let last = 27 * 32 + 15 * 16 * 10;
+        let narrow = 12 * (8 * 14 + 32) + 216 * 8 + 2 * last + 12 * 8 * 8;
         assert_eq!(bf16.weights, weights * 2 + (norms + pooler) * 4);
-        assert_eq!((bf16.slice, bf16.tuned), (narrow, tuned));
-        assert_eq!(fp32.total(), fp32.weights + tuned + wide + fp32.beside);
+        assert_eq!((bf16.slice, bf16.tuned), (narrow + at_once + 12 * 16 * 4, tuned));
+        assert_eq!(fp32.total(), fp32.weights + tuned + fp32.slice + beside);
+        // Of 64 rows an evaluation takes more than a step of 3: prefixes, tokens, keys, pairs.
+        let many = Largest { evaluated: 64, ..largest };
+        let evaluated = 64 * (2 * 5 * 16 * 4 + 4 * 8 * 40 + 9 * 64 + 2 * 9 * 4 * 16);
+        assert_eq!(Needs::counted(&small(), &layout, Precision::Fp32, many).slice, evaluated);
     }
 
     #[test]
@@ -239,12 +377,6 @@ mod tests {
                         behind a prefix of 20: ";
         assert!(error.what.starts_with(expected), "{error:?}");
         assert!(error.hint.unwrap().contains("bf16"));
-        assert!(is_out_of_memory(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
-        ));
-        assert!(is_out_of_memory(
-            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"
-        ));
         let other = Tensor::ones([2], (Kind::Float, Device::Cpu)).f_view([3]).unwrap_err();
         assert!(!told(other.into(), || unreachable!()).what.contains("ran out"));
     }

@@ -10,6 +10,7 @@ pub mod backbones;
 pub mod batch;
 mod device;
 pub mod dropout;
+pub(crate) mod exhausted;
 mod flat;
 mod masks;
 pub mod memory;
@@ -32,7 +33,10 @@ pub struct TensorError(#[from] tch::TchError);
 
 impl From<TensorError> for Explained {
     fn from(error: TensorError) -> Self {
-        Self::new(error.to_string())
-            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
+        let text = error.to_string();
+        if exhausted::is_out_of_memory(&text) {
+            return memory::ran_out(&text, None);
+        }
+        Self::new(text)
     }
 }

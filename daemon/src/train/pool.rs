@@ -41,8 +41,10 @@ pub enum PoolError {
 
 impl From<PoolError> for Explained {
     fn from(error: PoolError) -> Self {
-        Self::new(error.to_string())
-            .hint("when memory ran out, raise training.slices or lower data.max_seq_length")
+        match error {
+            PoolError::Tensor(error) => error.into(),
+            PoolError::ThreadGone => Self::new(error.to_string()),
+        }
     }
 }
 

@@ -276,6 +276,8 @@ impl Network {
         slice: &Placed,
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let setting = &self.setting;
+        #[cfg(feature = "faults")]
+        let _taken = crate::faults::take_memory(at.step, self.device())?;
         let seed = at.seed;
         #[cfg(feature = "faults")]
         let seed = seed + 1000 * u64::from(setting.process);

@@ -22,7 +22,7 @@ pub(super) type Told<T> = std::result::Result<T, Explained>;
 
 /// Rows of an evaluation slice, on the host and on a device, which wants much at once. Part of the result: a
 /// slice's padding touches its scores' last bits.
-const ROWS_SCORED: [usize; 2] = [8, 64];
+pub(super) const ROWS_SCORED: [usize; 2] = [8, 64];
 
 /// Makes the steps of a job.
 pub enum Stepper {

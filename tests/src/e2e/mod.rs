@@ -20,6 +20,7 @@ mod install;
 mod keeping;
 mod launcher;
 mod limits;
+pub(crate) mod memory;
 mod methods;
 pub(crate) mod nccl;
 mod on_device;

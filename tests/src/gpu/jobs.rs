@@ -1,6 +1,7 @@
 //! Checks by whole jobs through the real programs.
 
 use crate::e2e::harness::{Cluster, device, faulty, hash, root, superglue, tiny_cb};
+use crate::e2e::memory;
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -72,6 +73,36 @@ pub(super) fn too_much() -> String {
     let said = status["reason_text"].as_str().unwrap_or_default().to_owned();
     assert!(said.contains("memory"), "{status:#}");
     let workers = cluster.json(&["workers"]);
+    cluster.run(&tiny_cb(&data(), ""), &[]);
+    assert_eq!(cluster.json(&["workers"])[0]["id"], workers[0]["id"], "the worker lives");
+    said
+}
+
+/// A job that fits, as far as anybody can count, finds all memory taken in its second step: torch's allocator gives up.
+/// What it held is given back, and the worker does the next job.
+pub(super) fn runs_out() -> String {
+    let tch::Device::Cuda(index) = super::device() else { panic!("no GPU") };
+    let free = || ptv2_daemon::cuda::free_memory(u32::try_from(index).unwrap()).unwrap();
+    let before = free();
+    let mut cluster = Cluster::new(faulty());
+    cluster.serve(0, 1, "127.0.0.1:0");
+    cluster.set("PTV2_FAULTS", "memory-ends=1".into());
+    cluster.worker(1, &[]);
+    let workers = cluster.json(&["workers"]);
+    let large = large();
+    // A slice of 4 rows, so that small cards take the job; the first step keeps no more than that in torch's hands.
+    let job = format!(
+        "task = \"superglue/cb\"\nbackbone.path = {large:?}\n\
+         data = {{ root = {:?}, max_seq_length = 128 }}\nmethod.pre_seq_len = 20\n\
+         training = {{ max_steps = 3, batch_size = 4, learning_rate = 1e-2, slices = 1 }}\n",
+        data()
+    );
+    let status = memory::runs_out(&cluster, &job);
+    let said = status["reason_text"].as_str().unwrap_or_default().to_owned();
+    assert!(said.contains("out of memory"), "{status:#}");
+    // The worker still holds the weights and its context.
+    let left = free();
+    assert!(left > before / 2, "{left} bytes are free after it, {before} before");
     cluster.run(&tiny_cb(&data(), ""), &[]);
     assert_eq!(cluster.json(&["workers"])[0]["id"], workers[0]["id"], "the worker lives");
     said

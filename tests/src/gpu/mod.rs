@@ -94,6 +94,20 @@ fn t30_too_much_for_the_memory_is_told_and_survived() {
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
+fn t32_memory_that_runs_out_in_a_step_is_told_and_survived() {
+    let name = "memory that runs out in a step: told, given back, and the worker goes on";
+    if jobs::large().exists() {
+        check_on_gpu(name, jobs::runs_out);
+    } else {
+        report::skipped(
+            name,
+            "needs the large backbone: Python's packages safetensors and tokenizers",
+        );
+    }
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
 fn t36_a_worker_whose_device_is_lost_ends() {
     check(
         "a kernel that reads beyond its memory: the worker ends, another goes on",
