@@ -141,7 +141,7 @@ pub(super) fn an_abort_behind_work(library: &Library, device: Device) -> String 
         drop(matrix.matmul(&matrix));
         tch::Cuda::synchronize(index);
         let each = began.elapsed();
-        let count = (BUSY.as_secs_f64() / each.as_secs_f64()).clamp(1.0, 1000.0) as u32;
+        let count = (BUSY.as_nanos() / each.as_nanos().max(1)).clamp(1, 1000);
         let (began, mut product) = (Instant::now(), matrix.shallow_clone());
         for _ in 0..count {
             product = matrix.matmul(&product);
