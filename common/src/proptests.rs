@@ -118,6 +118,8 @@ fn from_workers() -> Vec<Value> {
             json!({"place": place, "reason": {"kind": "peer_lost", "peer": "w1",
             "silent": true, "detail": "d"}}),
         ),
+        with("left", json!({"reason": {"kind": "transport_failed", "detail": "d"}})),
+        with("left", json!({"reason": {"kind": "device_lost", "detail": "d"}})),
         with(
             "progress",
             json!({"metrics": [
@@ -145,7 +147,7 @@ fn to_workers() -> Vec<Value> {
         json!({"type": "warm", "job": record(), "features": "00"}),
         json!({"type": "start", "job": record(), "generation": 2, "rank": 0, "members": [member],
             "group_key": "00", "features": "00", "resume": null, "finish_step": false,
-            "reported_step": 3}),
+            "reported_step": 3, "without_nccl": "w"}),
         json!({"type": "stop", "job": "j0", "generation": 2, "checkpoint": true,
             "finish_step": true}),
         json!({"type": "release", "job": "j0", "generation": 2}),
