@@ -137,8 +137,9 @@ fn cargo(args: &[&str]) {
 /// Takes from a command what cargo tells its tests of their own crate: build scripts look at that, and half of
 /// all crates would be built anew, by this call and by the next one of a person.
 pub(crate) fn outside(command: &mut Command) -> &mut Command {
-    let of_this_crate =
-        |name: &str| name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_");
+    let of_this_crate = |name: &str| {
+        name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") || name == "OUT_DIR"
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(of_this_crate) {
             command.env_remove(name);
