@@ -12,6 +12,8 @@ use ptv2_common::error::Explained;
 /// Gives what the device says, where it is lost.
 pub(super) fn look(shared: &Shared, failed: &str) -> Option<String> {
     let error = says(shared.config.compute).err()?;
+    // Torch goes on with where in its source it was raised.
+    let failed = failed.lines().next().unwrap_or(failed);
     let detail = format!("{failed}; the device says: {}", error.what);
     let lost = Explained::new(format!("this process can compute no more: {detail}"))
         .at(shared.hello.device.clone())

@@ -85,7 +85,7 @@ pub(super) fn runs_out() -> String {
     let free = || ptv2_daemon::cuda::free_memory(u32::try_from(index).unwrap()).unwrap();
     let before = free();
     let mut cluster = Cluster::new(faulty());
-    cluster.serve(0, 1, "127.0.0.1:0");
+    cluster.serve_by_file(&data());
     cluster.set("PTV2_FAULTS", "memory-ends=1".into());
     cluster.worker(1, &[]);
     let workers = cluster.json(&["workers"]);
@@ -113,7 +113,7 @@ pub(super) fn runs_out() -> String {
 pub(super) fn lost_device() -> String {
     let job = tiny_cb(&data(), "");
     let mut cluster = Cluster::new(faulty());
-    cluster.serve(0, 1, "127.0.0.1:0");
+    cluster.serve_by_file(&data());
     cluster.worker(1, &[]);
     let expected = hash(&cluster.run(&job, &[]));
     cluster.workers.clear();
