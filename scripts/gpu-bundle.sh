@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Packs what is to be run on a machine with a GPU: scripts/gpu-bundle.sh PROFILE
 #
-# target/gpu-bundle.tar.gz holds both programs, the daemon with faults on demand, the tests as a program, small data, and gpu-test.sh, which says
-# how it is used. It has no libtorch: that of the other machine's PyTorch is used. 60 MB at most.
+# target/gpu-bundle.tar.gz holds both programs, the daemon with faults on demand, the tests as a program, small data,
+# and gpu-test.sh, which says how it is used. It has no libtorch: that of the other machine's PyTorch is used. 60 MB at most.
 set -euo pipefail
 profile=$1
 cd "$(dirname "$0")/.."

@@ -105,9 +105,9 @@ pub(crate) fn take_memory(
     Ok(taken)
 }
 
-/// What has happened to the device.
+/// Whether the device has failed for good.
 #[cfg(feature = "torch")]
-static DEVICE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+static DEVICE_DIED: AtomicBool = AtomicBool::new(false);
 
 /// Has the device fail for good after the wanted step.
 #[cfg(feature = "torch")]
@@ -119,19 +119,17 @@ pub(crate) fn kill_device(step: u64, device: tch::Device) -> crate::train::Resul
     let beyond = tch::Tensor::f_from_slice(&[1_i64 << 40])?.f_to(device)?;
     // A GPU notices later, when what it computed is asked for.
     let outcome = few.f_index_select(0, &beyond).and_then(|found| found.f_to(tch::Device::Cpu));
-    if let Err(error) = &outcome {
-        DEVICE.get_or_init(|| error.to_string());
-    }
+    DEVICE_DIED.store(outcome.is_err(), Ordering::SeqCst);
     Ok(outcome.map(drop)?)
 }
 
 /// What the processor says of itself, as the driver says it of a GPU.
 #[cfg(feature = "torch")]
 pub(crate) fn device() -> Result<(), ptv2_common::error::Explained> {
-    match DEVICE.get() {
-        Some(_) => Err(ptv2_common::error::Explained::new("a fault on demand")),
-        None => Ok(()),
+    if DEVICE_DIED.load(Ordering::SeqCst) {
+        return Err(ptv2_common::error::Explained::new("a fault on demand"));
     }
+    Ok(())
 }
 
 /// Changes the frozen weights a little.

@@ -217,18 +217,17 @@ impl Engine {
             None => LeaveReason::Stopped,
         };
         Ok(match exit {
-            Exit::Job(error) => self.device(*error)?,
+            Exit::Job(error) => lost::look(&self.shared, &error.to_string()).ok_or(*error)?,
             Exit::Left | Exit::Group(CollectiveError::Aborted) => LeaveReason::Stopped,
             Exit::Group(CollectiveError::PeerLost { rank, silent, detail }) => {
                 lost(rank, silent, detail)
             }
             Exit::Group(CollectiveError::Protocol { rank, detail }) => lost(rank, false, detail),
-            Exit::Group(CollectiveError::Device(detail)) => self.device(Explained::new(detail))?,
+            Exit::Group(CollectiveError::Device(detail)) => {
+                lost::look(&self.shared, &detail).ok_or_else(|| Explained::new(detail))?
+            }
             Exit::Group(CollectiveError::Transport(detail)) => {
-                match lost::look(&self.shared, &detail) {
-                    Some(detail) => LeaveReason::DeviceLost { detail },
-                    None => LeaveReason::TransportFailed { detail },
-                }
+                lost::look(&self.shared, &detail).unwrap_or(LeaveReason::TransportFailed { detail })
             }
             Exit::Diverged { own, majority, detail } => {
                 if own && let Some(held) = &mut self.held {
@@ -237,14 +236,6 @@ impl Engine {
                 LeaveReason::Diverged { own: own && majority, detail }
             }
         })
-    }
-
-    /// Whether what failed is the job's fault, or the device's.
-    fn device(&self, error: Explained) -> Result<LeaveReason, Explained> {
-        match lost::look(&self.shared, &error.to_string()) {
-            Some(detail) => Ok(LeaveReason::DeviceLost { detail }),
-            None => Err(error),
-        }
     }
 
     /// Loads what a job needs before it is needed, and says so.

@@ -5,12 +5,13 @@ use super::Shared;
 use crate::cuda;
 use crate::device::Compute;
 use ptv2_common::error::Explained;
+use ptv2_common::session::LeaveReason;
 
 /// Looks at the device, after something has failed on it. What is lost is remembered: the device thread
 /// reports it, and ends.
 ///
-/// Gives what the device says, where it is lost.
-pub(super) fn look(shared: &Shared, failed: &str) -> Option<String> {
+/// Gives the reason to leave, where it is lost.
+pub(super) fn look(shared: &Shared, failed: &str) -> Option<LeaveReason> {
     let error = says(shared.config.compute).err()?;
     // Torch goes on with where in its source it was raised.
     let failed = failed.lines().next().unwrap_or(failed);
@@ -21,7 +22,7 @@ pub(super) fn look(shared: &Shared, failed: &str) -> Option<String> {
             "start the worker again; should it happen again, look at `nvidia-smi` and dmesg (Xid)",
         );
     shared.lost.get_or_init(|| lost);
-    Some(detail)
+    Some(LeaveReason::DeviceLost { detail })
 }
 
 /// What a device says of itself.

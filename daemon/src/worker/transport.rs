@@ -29,8 +29,17 @@ pub(super) fn choose(
     if !may_use_nccl(shared.config.compute) {
         return Ok(Box::new(tcp));
     }
+    let say = |level, message: String| {
+        if start.rank == 0 {
+            let job = start.job.id.clone();
+            shared.outbox.put(FromWorker::Log { job, level, message });
+        }
+    };
+    // All ranks were told the same, so they need not agree.
     if let Some(why) = &start.without_nccl {
-        return without_nccl(shared, start, why).map(|()| Box::new(tcp) as Box<dyn Collective>);
+        refuse_if_nccl_only(shared.config.transport, why)?;
+        say(LogLevel::Warn, format!("{OVER_TCP}: {why}"));
+        return Ok(Box::new(tcp));
     }
     let library = Library::find(shared.config.nccl.as_deref());
     let own = offer(shared, library.as_ref());
@@ -40,12 +49,6 @@ pub(super) fn choose(
         Err(error) => Err(error.to_string()),
     };
     let chosen = settle(&mut tcp, &own, make)?;
-    let say = |level, message: String| {
-        if start.rank == 0 {
-            let job = start.job.id.clone();
-            shared.outbox.put(FromWorker::Log { job, level, message });
-        }
-    };
     match (chosen, library) {
         (Chosen::Nccl(id), Ok(library)) => {
             let reduction = start.job.spec.training.reduction.unwrap_or_default();
@@ -118,22 +121,15 @@ fn settle(
     }
 }
 
-/// All ranks were told the same, so they need not agree.
-fn without_nccl(shared: &Shared, start: &Start, why: &str) -> Result<(), Exit> {
-    if shared.config.transport == Transport::Nccl {
-        return Err(Explained::new(format!("this worker was told to use NCCL only; {why}"))
-            .at("--transport")
-            .hint(
-                "NCCL_DEBUG=INFO shows what NCCL does; or start the workers with --transport auto",
-            )
-            .into());
+/// Where NCCL has failed and is not to be used, a worker that may use nothing else fails the job.
+fn refuse_if_nccl_only(wish: Transport, why: &str) -> Result<(), Exit> {
+    if wish != Transport::Nccl {
+        return Ok(());
     }
-    if start.rank == 0 {
-        let (job, level) = (start.job.id.clone(), LogLevel::Warn);
-        let message = format!("{OVER_TCP}: {why}");
-        shared.outbox.put(FromWorker::Log { job, level, message });
-    }
-    Ok(())
+    Err(Explained::new(format!("this worker was told to use NCCL only; {why}"))
+        .at("--transport")
+        .hint("NCCL_DEBUG=INFO shows what NCCL does; or start the workers with --transport auto")
+        .into())
 }
 
 /// Rank 0 makes the id and tells all ranks, or why there is none.

@@ -4,12 +4,18 @@
 use super::harness::{Cluster, hash, superglue, tiny_cb};
 use serde_json::Value;
 
-/// Has a job run that fails for want of memory; what is known of it.
-pub(crate) fn runs_out(cluster: &Cluster, job: &str) -> Value {
+/// Has a job run that fails; what is known of it.
+pub(crate) fn fails(cluster: &Cluster, job: &str) -> Value {
     let file = cluster.file("large.toml", job);
     let run = cluster.ctl(&["submit", &file, "--wait", "--output", "json"]);
     let status: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert_eq!(status["state"], "failed", "{status:#}");
+    status
+}
+
+/// The same of one that fails for want of memory in a step.
+pub(crate) fn runs_out(cluster: &Cluster, job: &str) -> Value {
+    let status = fails(cluster, job);
     let error = &status["reason"]["error"];
     assert!(error["what"].as_str().unwrap().starts_with("memory ran out"), "{status:#}");
     assert!(error["hint"].as_str().unwrap().contains("raise `training.slices`"), "{status:#}");

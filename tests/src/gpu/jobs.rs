@@ -56,20 +56,22 @@ pub(super) fn large() -> PathBuf {
     root().join("large/backbone")
 }
 
+/// A job on it, of one slice a step, by its tokens, prefix, and steps and rows.
+fn large_job((tokens, prefix): (u32, u32), training: &str) -> String {
+    format!(
+        "task = \"superglue/cb\"\nbackbone.path = {:?}\n\
+         data = {{ root = {:?}, max_seq_length = {tokens} }}\nmethod.pre_seq_len = {prefix}\n\
+         training = {{ {training}, learning_rate = 1e-2, slices = 1 }}\n",
+        large(),
+        data()
+    )
+}
+
 /// One slice that no card has room for: the job is refused by the memory that it takes, and the next one is done.
 pub(super) fn too_much() -> String {
     let cluster = cluster(1);
-    let large = large();
-    let job = format!(
-        "task = \"superglue/cb\"\nbackbone.path = {large:?}\n\
-         data = {{ root = {:?}, max_seq_length = 384 }}\nmethod.pre_seq_len = 128\n\
-         training = {{ max_steps = 1, batch_size = 4096, learning_rate = 1e-2, slices = 1 }}\n",
-        data()
-    );
-    let file = cluster.file("job.toml", &job);
-    let run = cluster.ctl(&["submit", &file, "--wait", "--output", "json"]);
-    let status: Value = serde_json::from_slice(&run.stdout).unwrap();
-    assert_eq!(status["state"], "failed", "{status:#}");
+    let job = large_job((384, 128), "max_steps = 1, batch_size = 4096");
+    let status = memory::fails(&cluster, &job);
     let said = status["reason_text"].as_str().unwrap_or_default().to_owned();
     assert!(said.contains("memory"), "{status:#}");
     let workers = cluster.json(&["workers"]);
@@ -89,14 +91,8 @@ pub(super) fn runs_out() -> String {
     cluster.set("PTV2_FAULTS", "memory-ends=1".into());
     cluster.worker(1, &[]);
     let workers = cluster.json(&["workers"]);
-    let large = large();
     // A slice of 4 rows, so that small cards take the job; the first step keeps no more than that in torch's hands.
-    let job = format!(
-        "task = \"superglue/cb\"\nbackbone.path = {large:?}\n\
-         data = {{ root = {:?}, max_seq_length = 128 }}\nmethod.pre_seq_len = 20\n\
-         training = {{ max_steps = 3, batch_size = 4, learning_rate = 1e-2, slices = 1 }}\n",
-        data()
-    );
+    let job = large_job((128, 20), "max_steps = 3, batch_size = 4");
     let status = memory::runs_out(&cluster, &job);
     let said = status["reason_text"].as_str().unwrap_or_default().to_owned();
     assert!(said.contains("out of memory"), "{status:#}");

@@ -145,8 +145,17 @@ impl Bench {
     }
 
     fn left(&mut self, worker: &str, job: &str, generation: u64) -> Vec<Action> {
-        let (job, reason) = (JobId(job.into()), LeaveReason::Stopped);
-        let generation = Generation(generation);
+        self.leaves(worker, job, generation, LeaveReason::Stopped)
+    }
+
+    fn leaves(
+        &mut self,
+        worker: &str,
+        job: &str,
+        generation: u64,
+        reason: LeaveReason,
+    ) -> Vec<Action> {
+        let (job, generation) = (JobId(job.into()), Generation(generation));
         self.said(worker, FromWorker::Left { job, generation, place: None, reason })
     }
 

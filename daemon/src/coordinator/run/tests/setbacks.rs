@@ -5,8 +5,7 @@ use super::*;
 impl Bench {
     /// A rank leaves its generation by itself.
     fn fails(&mut self, worker: &str, generation: u64, reason: LeaveReason) -> Vec<Action> {
-        let (job, generation) = (JobId("j1".into()), Generation(generation));
-        self.said(worker, FromWorker::Left { job, generation, place: None, reason })
+        self.leaves(worker, "j1", generation, reason)
     }
 
     /// NCCL fails on one of two ranks; the other one sees its connection end.
