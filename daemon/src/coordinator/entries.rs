@@ -36,8 +36,7 @@ pub(super) fn of_decision(
     entries
 }
 
-/// What a worker's message puts into the journal beside what is decided about it. What it says of a
-/// generation that is over is nobody's.
+/// What a worker's message puts into the journal beside what is decided about it.
 pub(super) fn of_report(
     cluster: &Cluster,
     worker: &WorkerId,
@@ -53,11 +52,10 @@ pub(super) fn of_report(
     };
     match message {
         FromWorker::Log { job, level, message } => vec![log(job, *level, message.clone())],
-        FromWorker::Progress { job, generation, metrics }
-            if cluster.is_newest(job, *generation) =>
-        {
+        FromWorker::Progress { job, generation, metrics } => {
             let entry = |row: &MetricsRow| Entry::Metrics { job: job.clone(), row: row.clone() };
-            metrics.iter().map(entry).collect()
+            let wanted = metrics.iter().filter(|row| cluster.wants(job, *generation, row));
+            wanted.map(entry).collect()
         }
         FromWorker::Running { job, generation, place } => {
             let message = format!("generation {generation} runs here from step {}", place.step);
@@ -80,7 +78,6 @@ pub(super) fn of_report(
         | FromWorker::Heartbeat { .. }
         | FromWorker::Ready { .. }
         | FromWorker::Left { .. }
-        | FromWorker::Progress { .. }
         | FromWorker::CheckpointReport { outcome: Ok(_), .. }
         | FromWorker::Finished { .. }
         | FromWorker::Damaged { .. }

@@ -11,6 +11,7 @@ mod launches;
 mod limits;
 mod load;
 mod members;
+mod progress;
 mod reports;
 mod schedule;
 mod setbacks;
@@ -251,12 +252,6 @@ impl Cluster {
             .values()
             .filter(|job| matches!(job.phase, Phase::Staging | Phase::Queued(_)))
             .count()
-    }
-
-    /// Whether what a generation did is what was done of the job last: it trains it, or did before the job
-    /// was sent back to the queue.
-    pub fn is_newest(&self, id: &JobId, generation: Generation) -> bool {
-        self.jobs.get(id).is_some_and(|job| job.generation == generation && !job.is_final())
     }
 
     /// The generation and the step that a job has come to, for the log.

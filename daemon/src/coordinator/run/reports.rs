@@ -3,10 +3,9 @@
 use super::groups::Change;
 use super::{Action, Cluster, Fact, Job, MemberState, Warmth, note};
 use crate::clock::millis;
-use ptv2_common::api::{Checkpoint, LogLevel, MetricsRow};
+use ptv2_common::api::{Checkpoint, LogLevel};
 use ptv2_common::error::Explained;
 use ptv2_common::ids::{Generation, JobId, WorkerId};
-use ptv2_common::manifest::BestMetric;
 use ptv2_common::place::{DevicePhase, Place};
 use ptv2_common::session::{FromWorker, LeaveReason, ToWorker};
 use std::time::Duration;
@@ -306,55 +305,6 @@ impl Cluster {
         for job in jobs.iter().filter(|job| self.has_served(id, job)).collect::<Vec<_>>() {
             let message = format!("its result is in doubt: worker {id} ({host}): {error}");
             self.warn(job, message, actions);
-        }
-    }
-
-    fn progressed(
-        &mut self,
-        now: Duration,
-        id: &JobId,
-        generation: Generation,
-        metrics: Vec<MetricsRow>,
-        actions: &mut Vec<Action>,
-    ) {
-        if !self.is_newest(id, generation) {
-            return;
-        }
-        for row in metrics {
-            let Some(job) = self.jobs.get_mut(id) else { return };
-            match row {
-                MetricsRow::Step(step) => {
-                    if step.step > job.step {
-                        job.setbacks.moved();
-                    }
-                    job.reported = job.reported.max(step.step);
-                    job.step = job.step.max(step.step);
-                    job.epoch = step.epoch;
-                    job.loss = Some(step.loss);
-                    job.rows_per_s = Some(step.rows_per_s);
-                    if job.timings.first_step_s.is_none() {
-                        let first_step_s = now.saturating_sub(job.submitted_at).as_secs_f64();
-                        self.record(
-                            now,
-                            Fact::FirstStep { job: id.clone(), first_step_s },
-                            actions,
-                        );
-                    }
-                }
-                // One that was reported before, by a rank 0 that was lost, or over a lost connection.
-                MetricsRow::Evaluation(row)
-                    if job.last.as_ref().is_some_and(|last| row.step <= last.step) => {}
-                MetricsRow::Evaluation(row) => {
-                    let name = job.record.best_metric.clone();
-                    let Some(value) = row.values.get(&name).copied() else { continue };
-                    let seed = row.seed.map_or_else(String::new, |seed| format!("seed {seed}, "));
-                    let message = format!("{seed}epoch {}: {name} {value:.4}", row.epoch);
-                    actions.push(note(id, "evaluated", message));
-                    let metric = BestMetric { metric: name, value, step: row.step };
-                    let fact = Fact::Evaluated { job: id.clone(), epoch: row.epoch, metric };
-                    self.record(now, fact, actions);
-                }
-            }
         }
     }
 

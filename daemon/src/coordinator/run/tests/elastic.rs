@@ -2,6 +2,7 @@
 //! started again.
 
 use super::*;
+use crate::coordinator::entries::of_report;
 
 #[test]
 fn a_worker_that_cannot_load_does_not_hurt_the_job() {
@@ -222,6 +223,33 @@ fn a_job_says_since_when_storage_is_behind() {
     };
     bench.said("w1", report(Ok(checkpoint), 0));
     assert_eq!(bench.status("j1").storage_behind, None);
+}
+
+/// Rank 0 may report a step just when another member is lost, write a checkpoint of it, and be lost itself: nobody
+/// computes that step again.
+#[test]
+fn what_a_generation_that_is_over_did_is_heard_where_nobody_told_of_it() {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "1..2");
+    bench.running("j1", 1, &["w1", "w2"]);
+    // Journals a report, and tells how many rows of it.
+    let mut says = |generation, step| {
+        let (w1, message) = (WorkerId("w1".into()), progress("j1", generation, step));
+        let entries = of_report(&bench.cluster, &w1, &message, 0).len();
+        bench.said("w1", message);
+        if (generation, step) == (1, 1) {
+            bench.apply(Event::Gone(WorkerId("w2".into())));
+        }
+        let status = bench.status("j1");
+        (entries, status.step, status.generation)
+    };
+    assert_eq!(says(1, 1), (1, 1, 2));
+    assert_eq!(says(1, 2), (1, 1, 2), "nobody has told of it, and nothing is decided by it");
+    assert_eq!(says(2, 2), (1, 2, 2), "it was computed again");
+    assert_eq!(says(1, 2), (0, 2, 2), "it is known");
+    assert_eq!(says(3, 3), (0, 2, 2), "there is no such generation");
 }
 
 #[test]
