@@ -50,8 +50,8 @@ need() {
     chmod +x "$policy"
     trap 'rm -f /usr/sbin/policy-rc.d' RETURN
   fi
-  apt-get update -qq || true
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge >&2 ||
+  apt-get -o Acquire::Retries=3 update -qq || true
+  DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300 install -y -qq --no-install-recommends slurm-wlm munge >&2 ||
     die "slurm-wlm and munge cannot be installed" "install them by hand: apt-get install slurm-wlm munge"
 }
 
@@ -112,8 +112,8 @@ JobRequeue=1
 ReturnToService=2
 # A machine may claim more CPUs than it has.
 SlurmdParameters=config_overrides
-# Short, so that what does not end in time is seen to be killed, and a lost node to be lost.
-KillWait=5
+# Longer than what the tests wait for, so that what they see ended went by itself. A lost node is soon seen to be lost.
+KillWait=30
 SlurmdTimeout=10
 InactiveLimit=0
 GresTypes=gpu
@@ -141,10 +141,10 @@ up() {
     --log-file="$lab/log/munged.log" --seed-file="$lab/munge.seed" --num-threads=2 2>"$lab/log/munged.err" ||
     die "munged did not start: $(cat "$lab/log/munged.err")"
   slurmctld -f "$SLURM_CONF" -i || die "slurmctld did not start" "see $lab/log/slurmctld.log"
-  until_true 10 scontrol ping || die "slurmctld does not answer" "see $lab/log/slurmctld.log"
+  until_true 60 scontrol ping || die "slurmctld does not answer" "see $lab/log/slurmctld.log"
   start_node n0
   start_node n1
-  until_true 30 both_idle || die "the nodes did not become idle" "see $lab/log"
+  until_true 60 both_idle || die "the nodes did not become idle" "see $lab/log"
 }
 
 # Whether a process was started in this lab.

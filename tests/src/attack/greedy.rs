@@ -5,6 +5,7 @@ use super::pours::{self, pours};
 use super::probe::now;
 use super::report::{LONG, Table};
 use super::{Effort, Target, ambiguous};
+use crate::e2e::harness::DEADLINE;
 use ptv2_common::access::Scope;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -81,7 +82,7 @@ pub(crate) fn slow(address: SocketAddr, connections: usize, begun: &[u8], more: 
     let mut statuses = std::collections::BTreeMap::new();
     let mut buffer = [0; 4096];
     while !streams.is_empty() {
-        assert!(began.elapsed() < http::PATIENCE, "{} connections are still open", streams.len());
+        assert!(began.elapsed() < DEADLINE, "{} connections are still open", streams.len());
         streams.retain_mut(|stream| {
             let ended = match stream.read(&mut buffer) {
                 Ok(count) => Some(String::from_utf8_lossy(&buffer[..count]).into_owned()),
@@ -127,7 +128,7 @@ fn unread(target: &Target, connections: usize) -> String {
     // The end of each is seen by what can still be written.
     let began = now();
     while !streams.is_empty() {
-        assert!(began.elapsed() < http::PATIENCE, "{} connections are still open", streams.len());
+        assert!(began.elapsed() < DEADLINE, "{} connections are still open", streams.len());
         streams.retain_mut(|stream| match stream.write(b"x") {
             Ok(_) => true,
             Err(error) => matches!(

@@ -16,8 +16,8 @@ pub(super) const LONG: Duration = Duration::from_secs(1);
 const SHARE_MIN: f64 = 0.5;
 /// Steps that were begun or ended between two looks.
 const CUT_OFF: f64 = 2.0;
-/// An attack and its control are one after the other, and others' work may come in between: an attack that seems
-/// to slow the job is made so often.
+/// Others' work may come in between, and between an attack and its control: an attack that seems to hold somebody
+/// up is made so often.
 const LOOKS: usize = 3;
 
 /// An attack that was made.
@@ -102,18 +102,18 @@ impl Table {
 impl Row {
     /// The bound that was not held.
     fn broken(&self) -> Option<String> {
-        let longest = self.seen.health[0].max(self.seen.status[0]);
         if self.back == "FAILED" {
-            Some("see above".to_owned())
-        } else if self.seen.growth >= GROWTH_MAX {
-            Some(format!("{} KiB more", self.seen.growth >> 10))
-        } else {
-            (longest >= ANSWER_MAX).then(|| format!("others waited for {longest:?}"))
+            return Some("see above".to_owned());
         }
+        (self.seen.growth >= GROWTH_MAX).then(|| format!("{} KiB more", self.seen.growth >> 10))
     }
 
-    /// That the job is slower than beside as much other work.
+    /// That others wait, or that the job is slower than beside as much other work.
     fn slow(&self) -> Option<String> {
+        let longest = self.seen.health[0].max(self.seen.status[0]);
+        if longest >= ANSWER_MAX {
+            return Some(format!("others waited for {longest:?}"));
+        }
         let (steps, beside) = (self.seen.steps_per_s, self.control.as_ref()?.steps_per_s);
         let why = || format!("{steps:.0} steps/s, and {beside:.0} beside as much other work");
         let least = SHARE_MIN * beside - CUT_OFF / self.seen.time.as_secs_f64();

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Short waits, so that the tests are; and no bound on the rate of a test's own requests.
-const HTTP: &str = "[http]\nhead_timeout = \"1s\"\nbody_timeout = \"3s\"\nwrite_timeout = \"1s\"\n\
+const HTTP: &str = "[http]\nhead_timeout = \"3s\"\nbody_timeout = \"3s\"\nwrite_timeout = \"1s\"\n\
     requests_per_second = 100000\nrequests_burst = 100000\nrefusals_per_minute = 1000000\n";
 
 /// Whom the attacks are on.
@@ -38,9 +38,8 @@ impl Target {
         std::fs::write(folder.join("canary.txt"), &canary).unwrap();
         let place = folder.join("place");
         std::fs::create_dir(&place).unwrap();
-        let limits = "heartbeat_timeout = \"10s\"\n";
         let paths = (&*cluster.state(), &*cluster.store());
-        let file = coordinator_file("127.0.0.1:0", paths, data, limits) + HTTP;
+        let file = coordinator_file("127.0.0.1:0", paths, data, "") + HTTP;
         // The tests' own folder, too.
         let file = file.replace("roots = [", &format!("roots = [{place:?}, "));
         cluster.serve_by(&file);

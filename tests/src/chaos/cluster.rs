@@ -20,7 +20,7 @@ pub(crate) const SLOTS: usize = 4;
 /// The coordinator's number among the nodes; the workers' are their slots.
 pub(crate) const COORDINATOR: Node = SLOTS;
 /// Anything that takes longer than this has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A worker's process.
 pub(crate) struct Worker {

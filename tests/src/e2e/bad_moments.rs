@@ -141,7 +141,7 @@ fn a_failed_job_is_retried_once_its_cause_is_mended() {
     flip(&backbone.join("model.safetensors"));
     cluster.worker(1, &[]);
     let fails = || {
-        let run = cluster.ctl(&["wait", &id, "--timeout", "60s"]);
+        let run = cluster.ctl(&["wait", &id, "--timeout", "600s"]);
         assert_eq!(run.status.code(), Some(1), "{}", text(&run.stderr));
     };
     fails();

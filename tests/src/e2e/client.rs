@@ -53,7 +53,7 @@ fn each_end_has_its_exit_code() {
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     cluster.worker(1, &[]);
-    let run = cluster.ctl(&["wait", &id, "--timeout", "60s"]);
+    let run = cluster.ctl(&["wait", &id, "--timeout", "600s"]);
     assert_eq!(code(&run), 1, "failed: {}", text(&run.stderr));
     let reason = cluster.json(&["status", &id])["reason_text"].to_string();
     assert!(reason.contains("SHA-256"), "{reason}");

@@ -1,6 +1,6 @@
 //! Planned changes of a group, and what is found out about memory that fails.
 
-use super::harness::{Cluster, hash, poll, superglue, tiny_cb};
+use super::harness::{Cluster, hash, poll, superglue, takes_less_than, tiny_cb};
 use super::real_data::job as job_on_minilm;
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
@@ -36,7 +36,8 @@ fn every_signal_that_asks_lets_the_step_end() {
         let code = cluster.worker_ends(0);
         let took = began.elapsed();
         assert_eq!(code, 0, "signal {asked}\n{}", cluster.logs());
-        assert!(took < Duration::from_secs(5), "signal {asked}: {took:?}");
+        // It is its own going, not the end of what it was given.
+        assert!(!cluster.logs().contains("is given up"), "signal {asked}: {took:?}");
         println!("signal {asked}: gone after {} ms", took.as_millis());
         cluster.worker(1, &[]);
     }
@@ -90,11 +91,23 @@ fn a_job_of_higher_priority_goes_first_and_the_other_loses_nothing() {
 fn a_worker_that_comes_free_takes_its_share_within_a_second() {
     let Some(data) = superglue() else { return };
     let cluster = Cluster::start(2, 1);
-    let job = tiny_cb(&data, "");
+    takes_less_than(Duration::from_secs(1), || comes_free(&cluster, &tiny_cb(&data, "")));
+    // A worker's next heartbeat says how often it loaded.
+    poll("word of each worker's one load", || {
+        let workers = cluster.json(&["workers"]);
+        let loads = workers.as_array()?.iter().map(|worker| worker["backbone_loads"].as_u64());
+        let loads: Vec<u64> = loads.collect::<Option<_>>()?;
+        assert!(loads.iter().all(|loads| *loads <= 1), "{workers:#}");
+        loads.iter().all(|loads| *loads == 1).then_some(())
+    });
+}
+
+/// How long it takes from the end of one worker's job until it trains in that of the other, too.
+fn comes_free(cluster: &Cluster, job: &str) -> Duration {
     let long = ["--set", "training.epochs=2000", "--workers"];
-    let other = cluster.submit(&job, &[&long[..], &["1"]].concat());
+    let other = cluster.submit(job, &[&long[..], &["1"]].concat());
     cluster.reaches(&other, 1);
-    let id = cluster.submit(&job, &[&long[..], &["1..2"]].concat());
+    let id = cluster.submit(job, &[&long[..], &["1..2"]].concat());
     cluster.reaches(&id, 20);
     assert!(cluster.ctl(&["cancel", &other]).status.success());
     let free = cluster.json(&["status", &other])["since_unix_ms"].as_u64().unwrap();
@@ -108,17 +121,9 @@ fn a_worker_that_comes_free_takes_its_share_within_a_second() {
         let lines: Vec<u64> = log.as_array()?.iter().filter_map(line).collect();
         (lines.len() == 2).then(|| lines.into_iter().max()).flatten()
     });
-    println!("from one job's end to another's first slice: {} ms", runs - free);
-    assert!(runs - free < 1000, "{free} {runs}\n{}", cluster.logs());
-    // A worker's next heartbeat says how often it loaded.
-    poll("word of each worker's one load", || {
-        let workers = cluster.json(&["workers"]);
-        let loads = workers.as_array()?.iter().map(|worker| worker["backbone_loads"].as_u64());
-        let loads: Vec<u64> = loads.collect::<Option<_>>()?;
-        assert!(loads.iter().all(|loads| *loads <= 1), "{workers:#}");
-        loads.iter().all(|loads| *loads == 1).then_some(())
-    });
     assert!(cluster.ctl(&["cancel", &id]).status.success());
+    println!("from one job's end to another's first slice: {} ms", runs - free);
+    Duration::from_millis(runs - free)
 }
 
 /// One bit of one rank's state flips: the others notice at the next step, and outvote it.

@@ -11,8 +11,11 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A wait that takes longer than this is a failure.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
+/// A wait that takes longer than this is a failure. It is long, since it bounds whole jobs on machines that do other
+/// things besides.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
+/// Long enough that a busy machine makes nobody seem lost. Those that die are noticed at once all the same.
+const HEARTBEAT_TIMEOUT: (&str, &str) = ("PTV2_LIMITS__HEARTBEAT_TIMEOUT", "30s");
 
 /// The repository; where the tests were carried to another machine, what of it was carried along.
 pub(crate) fn root() -> &'static Path {
@@ -160,6 +163,18 @@ pub(crate) fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Holds a time to a bound. Others who use the machine may hold it up, so it is measured three times at most.
+pub(crate) fn takes_less_than(bound: Duration, mut measure: impl FnMut() -> Duration) {
+    for tried in 1..=3 {
+        let took = measure();
+        if took < bound {
+            return;
+        }
+        assert!(tried < 3, "{took:?}, expected less than {bound:?}");
+        println!("{took:?}: once more");
+    }
+}
+
 /// Runs a command that ends by itself, within the deadline.
 pub(crate) fn ends(command: &mut Command) -> Output {
     let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -275,6 +290,7 @@ impl Cluster {
     pub(crate) fn local(&self, workers: u32, threads: u32, listen: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
+            .env(HEARTBEAT_TIMEOUT.0, HEARTBEAT_TIMEOUT.1)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["local", "--workers", &workers.to_string(), "--threads", &threads.to_string()])
             .args(["--listen", listen, "--device", &device()])
@@ -314,7 +330,7 @@ impl Cluster {
 
     /// Starts a coordinator alone, by a configuration file, with its store beside its state.
     pub(crate) fn serve_by_file(&mut self, data: &Path) {
-        let limits = "heartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n";
+        let limits = "growth_delay = \"100ms\"\n";
         let config = coordinator_file("127.0.0.1:0", (&self.state(), &self.store()), data, limits);
         self.serve_by(&config);
     }
@@ -325,6 +341,7 @@ impl Cluster {
         self.forget_address();
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
+            .env(HEARTBEAT_TIMEOUT.0, HEARTBEAT_TIMEOUT.1)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(self.log("daemon.log"))
             .spawn()
@@ -459,7 +476,7 @@ impl Cluster {
 
     /// Waits for a job that must succeed; its status.
     pub(crate) fn done(&self, id: &str) -> Value {
-        let run = self.ctl(&["wait", id, "--timeout", "170s"]);
+        let run = self.ctl(&["wait", id, "--timeout", "590s"]);
         let status = self.json(&["status", id]);
         assert!(run.status.success(), "{status:#}\n{}\n{}", text(&run.stderr), self.logs());
         status

@@ -254,7 +254,7 @@ fn a_worker_that_does_not_see_the_cache_fetches_into_its_own() {
     let own_cache = ["--hub-cache", own.to_str().unwrap()];
     let id = queued(&cluster);
     cluster.worker(1, &[&own_cache[..], &["--hub-endpoint", "http://127.0.0.1:9"]].concat());
-    let run = cluster.ctl(&["wait", &id, "--timeout", "60s"]);
+    let run = cluster.ctl(&["wait", &id, "--timeout", "600s"]);
     assert_eq!(run.status.code(), Some(1), "{}", text(&run.stderr));
     let status = cluster.json(&["status", &id]).to_string();
     for part in [place.snapshot().to_str().unwrap(), "on this worker, and is not fetched", ":9"] {

@@ -35,7 +35,7 @@ fn config(cluster: &Cluster, store: &StoreAddress, data: &Path, more: &str) -> S
     format!(
         "listen = \"127.0.0.1:0\"\nstate = {:?}\nstore = {:?}\nroots = [{data:?}, {:?}]\n\
          [storage]\nendpoint = {:?}\nallow_http = true\n{more}\n\
-         [limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
+         [limits]\ngrowth_delay = \"100ms\"\n",
         cluster.state(),
         store.url,
         root(),

@@ -3,7 +3,6 @@
 use crate::chaos::clock::now;
 use crate::e2e::harness::{Cluster, binary, hash, minilm, poll, root, superglue, text};
 use crate::e2e::real_data;
-pub(crate) use crate::e2e::signals::OVER;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -12,6 +11,9 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+/// Who is gone within this time went by itself: the lab's `KillWait` is longer. How long it took stands in the table.
+pub(crate) const OVER: Duration = Duration::from_secs(20);
 
 /// Steps of the real job: enough to be met on the way.
 pub(crate) const STEPS: u64 = 30;

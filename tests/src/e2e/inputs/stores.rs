@@ -35,7 +35,7 @@ fn serve(cloud: &Cloud, prefix: &str) -> Cluster {
     let config = format!(
         "listen = \"127.0.0.1:0\"\nstate = {:?}\nroots = [{:?}]\n\
          [storage]\nendpoint = {:?}\nallow_http = true\n\
-         [limits]\nheartbeat_timeout = \"5s\"\ngrowth_delay = \"100ms\"\n",
+         [limits]\ngrowth_delay = \"100ms\"\n",
         cluster.state(),
         place.url,
         place.settings.endpoint.unwrap(),
@@ -131,7 +131,7 @@ fn spoiled_and_missing(cloud: &Cloud, store: &Store, job: &str) {
     put(store, &[("models/tiny/model.safetensors".into(), tiny().join("tokenizer.json"))]);
     let own = cluster.folder.path().join("own");
     cluster.worker(1, &["--inputs-cache", own.to_str().unwrap()]);
-    let run = cluster.ctl(&["wait", &id, "--timeout", "60s"]);
+    let run = cluster.ctl(&["wait", &id, "--timeout", "600s"]);
     assert_eq!(run.status.code(), Some(1), "{}", text(&run.stderr));
     let status = cluster.json(&["status", &id]).to_string();
     for part in [own.to_str().unwrap(), cache.to_str().unwrap(), "is not fetched", "has SHA-256"] {
