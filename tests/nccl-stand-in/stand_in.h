@@ -16,7 +16,8 @@
  *   abort-fails      an abort does its work and says that it failed
  *   abort-hangs=MS   an abort takes so many milliseconds
  *
- * Where PTV2_STAND_IN_CALLS names a file, each call of ncclGetUniqueId leaves its name there, a line each.
+ * Where PTV2_STAND_IN_CALLS names a file, each call of ncclGetUniqueId leaves its name there, a line each; and so do
+ * `hang` and `stuck` when they begin.
  *
  * The files are made in PTV2_STAND_IN_DIR, by default in /dev/shm. The last rank that comes removes the name.
  */
@@ -116,8 +117,8 @@ long fault(const char *name);
 bool is_turn(const char *name, _Atomic long *count);
 /* Whether this function is to fail. */
 bool is_refused(const char *function);
-/* Leaves a line for a call, where calls are counted. */
-void count_call(const char *function);
+/* Leaves a line for a call, or what has begun, where somebody looks for it. */
+void leave_line(const char *what);
 /* Notes what ncclGetLastError says, and gives the code. */
 int failed(int code, const char *format, ...);
 const char *last_failure(void);

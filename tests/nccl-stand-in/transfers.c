@@ -109,6 +109,9 @@ static int run(struct communicator *one, struct group *group) {
     static _Atomic long errors, hangs;
     bool fails = is_turn("async-error", &errors), hangs_now = is_turn("hang", &hangs), done = false;
     size_t all = 0, moved = 0;
+    if (hangs_now) {
+        leave_line("hang");
+    }
     for (size_t at = 0; at < group->count; at++) {
         all += group->transfers[at].bytes;
     }

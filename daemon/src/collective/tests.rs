@@ -7,7 +7,7 @@ use crate::numerics::tree::{Node, covering, sum};
 use ptv2_common::ids::WorkerId;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Barrier;
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 mod strangers;
@@ -70,22 +70,75 @@ pub(crate) fn spec(listeners: &[Listener], rank: u32, key: &[u8]) -> GroupSpec {
     }
 }
 
-/// Runs `each` on every rank of a group, each on a thread of its own.
+/// Where ranks wait for each other. Whoever panics is not waited for.
+#[derive(Default)]
+struct Meeting {
+    awaited: Mutex<u32>,
+    changed: Condvar,
+}
+
+/// One who is awaited at a meeting until it is dropped.
+struct Guest<'a>(&'a Meeting);
+
+impl Meeting {
+    fn awaits(&self) -> Guest<'_> {
+        *self.awaited.lock().unwrap() += 1;
+        Guest(self)
+    }
+}
+
+impl Guest<'_> {
+    /// Has come, and waits for all others.
+    fn meets(self) {
+        let Meeting { awaited, changed } = self.0;
+        drop(self);
+        drop(changed.wait_while(awaited.lock().unwrap(), |awaited| *awaited > 0).unwrap());
+    }
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        *self.0.awaited.lock().unwrap() -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// Runs `each` on every rank of a group, each on a thread of its own. Nobody leaves before all have their result:
+/// a rank that is gone is one that is lost.
 fn on_all<T: Send>(
     transport: Transport,
     world: u32,
-    each: impl Fn(u32, Box<dyn Collective>, AbortHandle) -> T + Sync,
+    each: impl Fn(u32, &mut dyn Collective, AbortHandle) -> T + Sync,
 ) -> Vec<T> {
+    on_all_but(None, transport, world, each).into_iter().flatten().collect()
+}
+
+/// The same where one rank only joins, and leaves when all have joined.
+fn on_all_but<T: Send>(
+    leaves: Option<u32>,
+    transport: Transport,
+    world: u32,
+    each: impl Fn(u32, &mut dyn Collective, AbortHandle) -> T + Sync,
+) -> Vec<Option<T>> {
     let listeners = listeners(world);
+    let (joined, done) = (Meeting::default(), Meeting::default());
     std::thread::scope(|scope| {
         let ranks: Vec<_> = (0..world)
             .map(|rank| {
                 let (listeners, each) = (&listeners, &each);
+                let (joined, done) = (joined.awaits(), done.awaits());
                 scope.spawn(move || {
                     let abort = AbortHandle::default();
                     let spec = spec(listeners, rank, b"key");
                     let group = listeners[rank as usize].join(&spec, &abort).unwrap();
-                    each(rank, transport.over(group), abort)
+                    let mut group = transport.over(group);
+                    joined.meets();
+                    if leaves == Some(rank) {
+                        return None; // Dropping the group closes its connections, as a dead process does.
+                    }
+                    let found = each(rank, &mut *group, abort);
+                    done.meets();
+                    Some(found)
                 })
             })
             .collect();
@@ -110,7 +163,7 @@ fn a_reduction_gives_the_trees_bits_on_every_world() {
     let expected = sum(Node::root(SLICES), &mut values);
     for (transport, weights) in TRANSPORTS.iter().flat_map(|t| WEIGHTS.map(|w| (*t, w))) {
         let world = u32::try_from(weights.len()).unwrap();
-        let found = on_all(transport, world, |rank, mut group, _| {
+        let found = on_all(transport, world, |rank, group, _| {
             let mut out = vec![0.0; ELEMENTS];
             let mut stamps = Vec::new();
             for step in 0..3 {
@@ -138,7 +191,7 @@ fn tensors_are_summed_to_the_same_bits() {
     let expected = sum(Node::root(SLICES), &mut values);
     for (transport, weights) in TRANSPORTS.iter().flat_map(|t| WEIGHTS.map(|w| (*t, w))) {
         let world = u32::try_from(weights.len()).unwrap();
-        let found = on_all(transport, world, |rank, mut group, _| {
+        let found = on_all(transport, world, |rank, group, _| {
             let own: Vec<_> = parts(rank, weights)
                 .iter()
                 .map(|(node, values)| (*node, Tensor::from_slice(values)))
@@ -158,7 +211,7 @@ fn tensors_are_summed_to_the_same_bits() {
 #[test]
 fn bytes_and_states_reach_whom_they_are_for() {
     for (transport, world) in TRANSPORTS.iter().flat_map(|t| (1..=5_u32).map(|world| (*t, world))) {
-        let found = on_all(transport, world, |rank, mut group, _| {
+        let found = on_all(transport, world, |rank, group, _| {
             let own = vec![u8::try_from(rank).unwrap(); rank as usize];
             let all = group.all_gather_bytes(1, &own).unwrap();
             let receivers: Vec<u32> = (1..world).filter(|rank| rank % 2 == 0).collect();
@@ -180,7 +233,7 @@ fn bytes_and_states_reach_whom_they_are_for() {
 fn large_buffers_cross_without_a_deadlock() {
     const LARGE: usize = 6_000_000 / 4;
     for transport in TRANSPORTS {
-        let found = on_all(*transport, 2, |rank, mut group, _| {
+        let found = on_all(*transport, 2, |rank, group, _| {
             let own = vec![(Node { start: rank, end: rank + 1 }, vec![1.0 + rank as f32; LARGE])];
             let mut out = vec![0.0; LARGE];
             group.reduce(0, 2, &own, &[0; 24], &mut out).unwrap();
@@ -193,12 +246,9 @@ fn large_buffers_cross_without_a_deadlock() {
 #[test]
 fn a_lost_peer_is_named() {
     for transport in TRANSPORTS {
-        let found = on_all(*transport, 3, |rank, mut group, _| {
-            if rank == 1 {
-                return None; // Dropping the group closes its connections, as a dead process does.
-            }
+        let found = on_all_but(Some(1), *transport, 3, |rank, group, _| {
             let mut out = vec![0.0; ELEMENTS];
-            Some(group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), &[0; 24], &mut out).unwrap_err())
+            group.reduce(0, SLICES, &parts(rank, &[1.0; 3]), &[0; 24], &mut out).unwrap_err()
         });
         let named = |error: &CollectiveError| matches!(error, CollectiveError::PeerLost { .. });
         assert!(found.iter().flatten().all(named), "{found:?}");
@@ -209,6 +259,7 @@ fn a_lost_peer_is_named() {
 
 /// Runs a group of two whose connection goes through `wire`, which may hold back what passes.
 fn over(
+    silence: Duration,
     wire: impl Fn(TcpStream, TcpStream) + Send + Copy + 'static,
     each: impl Fn(u32, &mut Tcp) -> Result<(), CollectiveError> + Sync,
 ) -> Vec<Result<(), CollectiveError>> {
@@ -224,18 +275,18 @@ fn over(
         }
     });
     // Nobody leaves before both have their result.
-    let both = Barrier::new(2);
+    let both = Meeting::default();
     std::thread::scope(|scope| {
         let ranks: Vec<_> = [0, 1]
             .map(|rank| {
                 let mut spec = spec(&listeners, rank, b"key");
                 spec.peers[0].address = address;
-                spec.waits.silence = Duration::from_millis(600);
-                let (listener, each, both) = (&listeners[rank as usize], &each, &both);
+                spec.waits.silence = silence;
+                let (listener, each, both) = (&listeners[rank as usize], &each, both.awaits());
                 scope.spawn(move || {
                     let mut group = listener.join(&spec, &AbortHandle::default()).unwrap();
                     let found = each(rank, &mut group);
-                    both.wait();
+                    both.meets();
                     found
                 })
             })
@@ -258,10 +309,11 @@ fn pass(mut from: TcpStream, mut to: TcpStream, most: usize) {
 
 /// A connection that stays and carries nothing any more, as through a firewall that drops.
 #[test]
-fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
+fn a_peer_that_is_cut_off_is_silent() {
     // Both sides' proofs pass, and nothing after them.
     let greeting = 112;
     let found = over(
+        Duration::from_secs(3),
         move |near, far| pass(near, far, greeting),
         |_, group| group.all_gather_bytes(0, &[0; 4096]).map(drop),
     );
@@ -270,14 +322,18 @@ fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
         matches!(lost, Err(CollectiveError::PeerLost { rank: 1, silent: true, .. })),
         "{found:?}"
     );
+}
 
-    // Rank 1 computes for three times the bound of silence, and is waited for.
+#[test]
+fn a_peer_that_computes_is_not_silent() {
+    let silence = Duration::from_secs(3);
     let patient = over(
+        silence,
         |near, far| pass(near, far, usize::MAX),
         |rank, group| {
             if rank == 1 {
                 let (_computing, computed) = std::sync::mpsc::channel::<()>();
-                assert!(computed.recv_timeout(Duration::from_millis(1800)).is_err());
+                assert!(computed.recv_timeout(silence * 2).is_err());
             }
             group.all_gather_bytes(0, b"here").map(drop)
         },
@@ -288,7 +344,7 @@ fn a_peer_that_is_cut_off_is_silent_and_one_that_computes_is_not() {
 #[test]
 fn an_abort_ends_a_wait() {
     for transport in TRANSPORTS {
-        let found = on_all(*transport, 2, |rank, mut group, abort| {
+        let found = on_all(*transport, 2, |rank, group, abort| {
             if rank == 1 {
                 // Keeps its side open until rank 0 has given up.
                 return group.transfer_state(0, 0, &[1], b"").map(drop);
@@ -306,7 +362,7 @@ fn an_abort_ends_a_wait() {
 #[test]
 fn operations_out_of_step_are_refused() {
     for transport in TRANSPORTS {
-        let found = on_all(*transport, 2, |rank, mut group, _| {
+        let found = on_all(*transport, 2, |rank, group, _| {
             let mut out = vec![0.0; ELEMENTS];
             let own = parts(rank, &[1.0; 2]);
             group.reduce(u64::from(rank), SLICES, &own, &[0; 24], &mut out).map(drop).unwrap_err()
@@ -320,7 +376,7 @@ fn operations_out_of_step_are_refused() {
 #[test]
 fn sums_that_do_not_fit_are_refused() {
     for transport in TRANSPORTS {
-        let found = on_all(*transport, 2, |_, mut group, _| {
+        let found = on_all(*transport, 2, |_, group, _| {
             let mut out = vec![0.0; ELEMENTS];
             // Both bring the first half.
             let own = parts(0, &[1.0; 2]);

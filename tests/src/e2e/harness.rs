@@ -15,7 +15,7 @@ use tempfile::TempDir;
 /// things besides.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
 /// Long enough that a busy machine makes nobody seem lost. Those that die are noticed at once all the same.
-const HEARTBEAT_TIMEOUT: (&str, &str) = ("PTV2_LIMITS__HEARTBEAT_TIMEOUT", "30s");
+const HEARTBEAT_TIMEOUT: (&str, &str) = ("PTV2_LIMITS__HEARTBEAT_TIMEOUT", "15s");
 
 /// The repository; where the tests were carried to another machine, what of it was carried along.
 pub(crate) fn root() -> &'static Path {

@@ -7,7 +7,9 @@ use crate::clock;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+/// Rank 0 waits so long where nobody comes whom it would meet; and where somebody does.
 const JOIN: Duration = Duration::from_secs(1);
+const LONG_JOIN: Duration = Duration::from_secs(20);
 const KEY: &[u8] = b"key";
 const NONCE: [u8; 32] = [7; 32];
 
@@ -34,12 +36,12 @@ fn greeting(job: &str, generation: u64, key: &[u8]) -> Vec<u8> {
     [plain.as_slice(), &mac(key, &[b"greet", &plain])].concat()
 }
 
-/// Dials and says something; what comes back of an answer, without the bytes that say to wait.
-fn say(to: SocketAddr, bytes: &[u8]) -> (TcpStream, Vec<u8>) {
+/// Dials and says something; what comes back of an answer within this time, without the bytes that say to wait.
+fn say_for(within: Duration, to: SocketAddr, bytes: &[u8]) -> (TcpStream, Vec<u8>) {
     let mut socket = TcpStream::connect(to).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.set_read_timeout(Some(within)).unwrap();
     socket.write_all(bytes).unwrap();
-    let (mut first, until) = ([0], clock::now() + JOIN);
+    let (mut first, until) = ([0], clock::now() + within);
     while first == [0] {
         if !matches!(socket.read(&mut first), Ok(1)) || clock::now() > until {
             return (socket, Vec::new());
@@ -50,11 +52,16 @@ fn say(to: SocketAddr, bytes: &[u8]) -> (TcpStream, Vec<u8>) {
     (socket, answer)
 }
 
-/// What rank 0 of a group of two makes of whoever comes as rank 1, within [`JOIN`].
-fn met(attack: impl FnOnce(SocketAddr) + Send) -> Result<(), CollectiveError> {
+/// The same of one that is answered.
+fn say(to: SocketAddr, bytes: &[u8]) -> (TcpStream, Vec<u8>) {
+    say_for(LONG_JOIN, to, bytes)
+}
+
+/// What rank 0 of a group of two makes of whoever comes as rank 1, within this time.
+fn met_in(time: Duration, attack: impl FnOnce(SocketAddr) + Send) -> Result<(), CollectiveError> {
     let listeners = listeners(2);
     let mut spec = spec(&listeners, 0, KEY);
-    spec.waits.join = JOIN;
+    spec.waits.join = time;
     std::thread::scope(|scope| {
         let rank = scope.spawn(|| listeners[0].join(&spec, &AbortHandle::default()).map(drop));
         attack(listeners[0].address());
@@ -62,15 +69,15 @@ fn met(attack: impl FnOnce(SocketAddr) + Send) -> Result<(), CollectiveError> {
     })
 }
 
-fn is_refused(what: &str, attack: impl FnOnce(SocketAddr) + Send) {
-    let found = met(attack);
+fn is_refused(what: &str, time: Duration, attack: impl FnOnce(SocketAddr) + Send) {
+    let found = met_in(time, attack);
     let lost = matches!(&found, Err(CollectiveError::PeerLost { rank: 1, .. }));
     assert!(lost, "{what}: {found:?}");
 }
 
 #[test]
 fn whoever_knows_the_key_is_met() {
-    let found = met(|to| {
+    let found = met_in(LONG_JOIN, |to| {
         let (mut socket, answer) = say(to, &greeting("j1", 3, KEY));
         let (nonce, proof) = answer.split_at(32);
         assert_eq!(proof, mac(KEY, &[b"accept", &plain("j1", 3), nonce]), "it proves itself, too");
@@ -94,8 +101,8 @@ fn a_stranger_gets_no_answer() {
     ];
     std::thread::scope(|scope| {
         for (what, bytes) in cases {
-            let unanswered = move |to| assert_eq!(say(to, &bytes).1, [0; 0], "{what}");
-            scope.spawn(move || is_refused(what, unanswered));
+            let unanswered = move |to| assert_eq!(say_for(JOIN, to, &bytes).1, [0; 0], "{what}");
+            scope.spawn(move || is_refused(what, JOIN, unanswered));
         }
     });
 }
@@ -104,26 +111,28 @@ fn a_stranger_gets_no_answer() {
 fn an_old_greeting_is_of_no_use() {
     let old = &greeting("j1", 3, KEY);
     let mut recorded = Vec::new();
-    let found = met(|to| {
+    let found = met_in(LONG_JOIN, |to| {
         let (mut socket, answer) = say(to, old);
         recorded = mac(KEY, &[b"dial", &plain("j1", 3), &answer[..32]]);
         socket.write_all(&recorded).unwrap();
     });
     assert_eq!(found, Ok(()));
     let recorded = &recorded;
+    // Long enough for the answer to come.
+    let time = Duration::from_secs(5);
     std::thread::scope(|scope| {
-        scope.spawn(|| is_refused("the greeting alone", |to| drop(say(to, old))));
+        scope.spawn(|| is_refused("the greeting alone", time, |to| drop(say(to, old))));
         scope.spawn(|| {
-            is_refused("all that was said", |to| say(to, old).0.write_all(recorded).unwrap());
+            is_refused("all that was said", time, |to| say(to, old).0.write_all(recorded).unwrap());
         });
         scope.spawn(|| {
-            is_refused("the answer, sent back", |to| {
+            is_refused("the answer, sent back", time, |to| {
                 let (mut socket, answer) = say(to, old);
                 socket.write_all(&answer[32..]).unwrap();
             });
         });
         scope.spawn(|| {
-            is_refused("its own proof, sent again", |to| {
+            is_refused("its own proof, sent again", time, |to| {
                 let (mut socket, _) = say(to, old);
                 socket.write_all(&old[old.len() - 32..]).unwrap();
             });
@@ -176,7 +185,8 @@ fn strangers_hold_up_nobody() {
     std::thread::scope(|scope| {
         let join = |rank: u32| {
             let listener = &listeners[rank as usize];
-            let spec = spec(&listeners, rank, KEY);
+            let mut spec = spec(&listeners, rank, KEY);
+            spec.waits.join = Duration::from_secs(60);
             scope.spawn(move || listener.join(&spec, &AbortHandle::default()).map(drop))
         };
         let ranks = [join(0), join(1)];
@@ -184,5 +194,6 @@ fn strangers_hold_up_nobody() {
             assert_eq!(rank.join().unwrap(), Ok(()));
         }
     });
-    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    // One after the other, the hundred that say nothing would be waited for by five seconds each.
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
 }

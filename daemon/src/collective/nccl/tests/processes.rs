@@ -6,14 +6,17 @@ mod rank;
 use super::stand_in;
 use crate::collective::tests::{SLICES, values};
 use crate::numerics::tree::{Node, sum};
-use rank::{AT, FOLDER, digest};
+use rank::{AT, BEGUN, FOLDER, digest};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Milliseconds that tell an end that was brought about from one that comes by itself, after 20 s, on a machine that
+/// does other things besides. What it takes is printed.
+const BOUND: u64 = 10_000;
 
 /// A rank's process. It is killed when the test is over.
 struct Rank {
@@ -37,6 +40,7 @@ impl Rank {
             .env(FOLDER, folder.path())
             .env("PTV2_STAND_IN_DIR", folder.path())
             .env("PTV2_STAND_IN", faults)
+            .env("PTV2_STAND_IN_CALLS", folder.path().join(BEGUN))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -120,7 +124,7 @@ impl Group {
     }
 }
 
-/// What a rank has said of an error: after how many milliseconds, and which.
+/// What a rank has said of an error: after how many milliseconds, from the abort where there was one, and which.
 fn error(answer: &str) -> (u64, String) {
     let rest = answer.strip_prefix("error ").unwrap_or_else(|| panic!("no error: {answer}"));
     let (ms, what) = rest.split_once(' ').unwrap();
@@ -141,7 +145,8 @@ fn processes_sum_to_the_trees_bits_in_one_generation_after_the_other() {
     group.join();
     group.reduces(9);
     group.leave();
-    assert_eq!(group.folder.path().read_dir().unwrap().count(), 0, "files are left behind");
+    let left = group.folder.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(left.map(|name| name.into_string().unwrap()).eq([BEGUN]), "files are left behind");
 }
 
 #[test]
@@ -193,11 +198,11 @@ fn a_hang_is_ended_by_an_abort_from_another_thread() {
     group.join();
     let [one, other] = &mut group.ranks[..] else { panic!() };
     other.tell("reduce 0");
-    one.ask("abort-in 300");
+    one.ask("abort-at hang");
     let (ms, own) = error(&one.ask("reduce 0"));
     assert_eq!(own, "Aborted");
-    println!("ended by an abort after {} ms", ms - 300);
-    assert!((300..1300).contains(&ms), "{ms} ms");
+    println!("ended by an abort after {ms} ms");
+    assert!(ms < BOUND, "{ms} ms");
     one.ask("leave");
     let (_, theirs) = error(&other.answer());
     assert!(theirs.starts_with("PeerLost { rank: 0"), "{theirs}");
@@ -210,18 +215,16 @@ fn a_hang_is_ended_by_an_abort_from_another_thread() {
 /// without bound.
 #[test]
 fn what_should_not_block_is_not_waited_for() {
-    for (fault, within) in
-        [("stuck=1", 2400), ("hang=1,abort-fails", 1200), ("hang=1,abort-hangs=20000", 4400)]
-    {
+    for fault in ["stuck=1", "hang=1,abort-fails", "hang=1,abort-hangs=20000"] {
         let mut group = Group::start(&[fault, ""]);
         group.join();
         let [one, other] = &mut group.ranks[..] else { panic!() };
         other.tell("reduce 0");
-        one.ask("abort-in 200");
+        one.ask(&format!("abort-at {}", &fault[..fault.find('=').unwrap()]));
         let (ms, own) = error(&one.ask("reduce 0"));
         assert_eq!(own, "Aborted", "{fault}");
-        println!("{fault}: ended by an abort after {} ms", ms - 200);
-        assert!((200..within).contains(&ms), "{fault}: {ms} ms");
+        println!("{fault}: ended by an abort after {ms} ms");
+        assert!(ms < BOUND, "{fault}: {ms} ms");
     }
 }
 
@@ -233,7 +236,7 @@ fn an_operations_thread_is_told_of_the_end_while_the_abort_hangs() {
     println!("told after {ms} ms: {found}");
     assert!(found.contains("Ended { operation: \"ncclCommGetAsyncError\""), "{found}");
     assert!(found.contains("Ended { operation: \"ncclAllReduce\""), "{found}");
-    assert!(ms < 1000, "{ms} ms");
+    assert!(ms < BOUND, "{ms} ms");
 }
 
 /// A call does not return: an abort goes before it after its patience, and whoever waits for it goes at once.
@@ -243,10 +246,10 @@ fn whoever_waits_for_a_stuck_call_is_told_of_the_end_at_once() {
     let (ms, found) = error(&group.ranks[0].ask("behind-a-stuck-call"));
     println!("told after {ms} ms: {found}");
     assert!(found.starts_with("Ended { operation: \"ncclCommGetAsyncError\""), "{found}");
-    assert!(ms < 500, "{ms} ms");
     let (_, ended) = found.split_once("ncclAllReduce ").unwrap();
     let ended: u64 = ended.parse().unwrap();
-    assert!((1000..2200).contains(&ended), "{found}");
+    assert!((1000..BOUND).contains(&ended), "{found}");
+    assert!(ms < ended, "{ms} ms, and the call ended after {ended}");
 }
 
 #[test]
@@ -268,14 +271,14 @@ fn a_killed_process_is_named_and_the_others_go_on() {
 
 #[test]
 fn a_late_peer_is_waited_for_and_named_after_the_deadline() {
-    let mut group = Group::start(&["", "late=2000"]);
+    let mut group = Group::start(&["", "late=4000"]);
     group.join();
     group.reduces(0);
     group.leave();
     let found = group.join_within(|_| 300);
     let (ms, first) = error(&found[0]);
     assert!(first.starts_with("PeerLost { rank: 1, silent: true"), "{first}");
-    assert!((300..1900).contains(&ms), "{ms} ms");
+    assert!(first.contains("it sent nothing for 300ms") && ms >= 300, "{ms} ms: {first}");
     error(&found[1]);
 }
 
@@ -284,7 +287,7 @@ fn a_late_peer_is_waited_for_and_named_after_the_deadline() {
 #[test]
 fn ranks_that_cannot_connect_are_told_where_to_look() {
     let mut group = Group::start(&["", "absent"]);
-    let found = group.join_within(|rank| [20_000, 400][rank]);
+    let found = group.join_within(|rank| [20_000, 5_000][rank]);
     let (_, first) = error(&found[1]);
     assert!(first.starts_with("Transport(") && first.contains("NCCL_SOCKET_IFNAME"), "{first}");
     let (_, other) = error(&found[0]);

@@ -10,8 +10,9 @@ use ptv2_common::ids::WorkerId;
 use ptv2_common::spec::Reduction;
 use sha2::{Digest, Sha256};
 use std::io::BufRead;
-use std::sync::Arc;
+use std::path::Path;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tch::{Device, Kind, Tensor};
 
@@ -19,6 +20,8 @@ use tch::{Device, Kind, Tensor};
 pub(super) const NAME: &str = "collective::nccl::tests::processes::rank::serves_a_rank";
 /// Says that it was started for it.
 pub(super) const FOLDER: &str = "PTV2_TEST_RANK";
+/// Where the stand-in leaves a line for what has begun, in that folder.
+pub(super) const BEGUN: &str = "begun";
 /// Stands before each answer.
 pub(super) const AT: char = '@';
 
@@ -31,8 +34,23 @@ pub(super) fn digest(values: &[f32]) -> String {
 struct Rank {
     listener: Listener,
     abort: AbortHandle,
+    /// When this generation was aborted.
+    aborted: Arc<OnceLock<Instant>>,
     reduction: Reduction,
     group: Option<Box<dyn Collective>>,
+}
+
+/// Waits until a fault of the stand-in has begun, in whichever process.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "polling pauses; the test that waits has the deadline"
+)]
+fn has_begun(fault: &str) {
+    let place = Path::new(&std::env::var_os(FOLDER).unwrap()).join(BEGUN);
+    let is_there = |lines: String| lines.lines().any(|line| line == fault);
+    while !std::fs::read_to_string(&place).is_ok_and(is_there) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 impl Rank {
@@ -41,7 +59,7 @@ impl Rank {
         match words {
             ["ring"] => self.reduction = Reduction::Ring,
             ["join", generation, rank, addresses, within] => {
-                self.abort = AbortHandle::default();
+                (self.abort, self.aborted) = Default::default();
                 let mut spec = spec(&[], rank.parse().unwrap(), b"key");
                 spec.generation = generation.parse().unwrap();
                 let peer = |address: &str| Peer {
@@ -60,11 +78,12 @@ impl Rank {
                 group.reduce(step.parse().unwrap(), SLICES, &own, &[0; 24], &mut out)?;
                 return Ok(format!("sum {}", digest(&out)));
             }
-            ["abort-in", time] => {
-                let (abort, time) = (self.abort.clone(), ms(time));
+            ["abort-at", fault] => {
+                let (abort, aborted) = (self.abort.clone(), Arc::clone(&self.aborted));
+                let fault = (*fault).to_owned();
                 std::thread::spawn(move || {
-                    let (_never, wait) = channel::<()>();
-                    wait.recv_timeout(time).ok();
+                    has_begun(&fault);
+                    aborted.set(clock::now()).unwrap();
                     abort.abort();
                 });
             }
@@ -128,6 +147,7 @@ fn behind_a_stuck_call() -> String {
         };
         (clock::now(), found)
     });
+    has_begun("stuck");
     while looks.recv_timeout(Duration::from_millis(300)).is_ok() {}
     assert!(!waits.is_finished() && !calls.is_finished());
     let began = clock::now();
@@ -151,15 +171,17 @@ fn serves_a_rank() {
     let mut rank = Rank {
         listener,
         abort: AbortHandle::default(),
+        aborted: Arc::default(),
         reduction: Reduction::Ordered,
         group: None,
     };
     for line in std::io::stdin().lock().lines() {
         let line = line.unwrap();
         let began = clock::now();
-        let answer = rank
-            .obey(&line.split(' ').collect::<Vec<_>>())
-            .unwrap_or_else(|error| format!("error {} {error:?}", began.elapsed().as_millis()));
+        let outcome = rank.obey(&line.split(' ').collect::<Vec<_>>());
+        let since = rank.aborted.get().copied().unwrap_or(began);
+        let answer = outcome
+            .unwrap_or_else(|error| format!("error {} {error:?}", since.elapsed().as_millis()));
         println!("{AT}{answer}");
     }
 }
