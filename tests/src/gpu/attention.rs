@@ -2,6 +2,7 @@
 //! the same bits twice.
 
 use super::device;
+use crate::parity::{check, largest};
 use ptv2_daemon::cuda::settings::{self, Settings};
 use ptv2_daemon::train::attention::{Keys, Projected, Surroundings, attend};
 use std::time::Instant;
@@ -73,7 +74,7 @@ impl Shape {
     }
 
     /// How far torch's results may be from ours, as a share of the largest.
-    fn bound(self) -> f64 {
+    fn bound(self) -> f32 {
         if self.kind == Kind::Float { 1e-4 } else { 3e-2 }
     }
 }
@@ -212,8 +213,8 @@ fn compared(inputs: &Inputs, device: Device) -> String {
             assert!(is_same, "ours gives other bits the second time");
             expected = found;
         } else {
-            let error = found.iter().zip(&expected).map(apart).fold(0.0, f64::max);
-            assert!(error <= inputs.shape.bound(), "{}: {error:e} apart", way.name);
+            let error = largest(found.iter().zip(&expected).map(apart));
+            check(way.name, error, inputs.shape.bound());
         }
         able.push((way, if is_same { "" } else { ", other bits each time" }));
     }
@@ -229,9 +230,10 @@ fn compared(inputs: &Inputs, device: Device) -> String {
 }
 
 /// The largest difference, as a share of the largest number.
-fn apart((found, expected): (&Tensor, &Tensor)) -> f64 {
+fn apart((found, expected): (&Tensor, &Tensor)) -> f32 {
     let [found, expected] = [found, expected].map(|tensor| tensor.to_kind(Kind::Float));
-    (&found - &expected).abs().max().double_value(&[]) / expected.abs().max().double_value(&[])
+    let share = (&found - &expected).abs().max() / expected.abs().max();
+    f32::try_from(share).unwrap()
 }
 
 /// Medians in seconds of each way, forwards alone and with gradients; all take turns.
@@ -269,4 +271,13 @@ fn seconds(device: Device, calls: u32, body: impl Fn()) -> f64 {
     }
     wait();
     began.elapsed().as_secs_f64() / f64::from(calls)
+}
+
+#[test]
+fn what_is_no_number_agrees_with_nothing() {
+    let expected = Tensor::from_slice(&[1.0_f32, 2.0]);
+    assert_eq!(apart((&expected, &expected)), 0.0);
+    for found in [[f32::NAN, 2.0], [1.0, f32::NAN], [f32::NAN; 2]] {
+        assert!(largest([0.0, apart((&Tensor::from_slice(&found), &expected)), 0.0]).is_nan());
+    }
 }
