@@ -151,12 +151,9 @@ pub fn place_all(slices: &[Slice], prefix: i64, device: Device) -> Result<Vec<Pl
         parts.into_iter().for_each(|part| numbers.extend(part));
     }
     let host = Tensor::f_from_slice(&numbers)?;
-    let there = if device.is_cuda() {
-        // Only from pinned memory does a copy run beside what the host does next.
-        host.f_pin_memory(device)?.f_to_device_(device, Kind::Int64, true, false)?
-    } else {
-        host.f_to(device)?
-    };
+    // From memory that is not pinned the driver takes all before the call returns, and copies it then: these few numbers
+    // are not waited for, and may be dropped. On the host nothing is copied.
+    let there = host.f_to_device_(device, Kind::Int64, true, false)?;
     let mut start = 0;
     let mut next = |count: usize| {
         let part = there.f_narrow(0, start, signed(count));
