@@ -6,7 +6,7 @@
 //! | `dropout-by-process` | dropout is keyed by the process too: one hash for all groups must break |
 //! | `state=N` | one bit of the tuned state flips after step N, once |
 //! | `on-device` | steps are made by torch operators alone, as on a GPU, though on the processor |
-//! | `device-dies=N` | after step N a tensor is read where it has no elements: on a GPU the process can compute no more; on the processor it only counts as such |
+//! | `device-dies=N` | after step N a tensor is read where it has no elements: on a GPU the kernel's assertion ends all computing of the process; on the processor it only counts as such |
 //! | `memory-ends=N` | once, a step after N others finds no memory: on a GPU all that is left is taken until it has failed; on the processor more is asked for than any machine has |
 //! | `weights` | one bit of the frozen weights flips after they were first loaded |
 //! | `nccl` | workers on CPUs reduce over NCCL, which must be the stand-in of the tests |
@@ -116,7 +116,8 @@ pub(crate) fn kill_device(step: u64, device: tch::Device) -> crate::train::Resul
         return Ok(());
     }
     let few = tch::Tensor::f_zeros([4], (tch::Kind::Float, device))?;
-    let beyond = tch::Tensor::f_from_slice(&[1_i64 << 40])?.f_to(device)?;
+    // Torch's kernel for a few indices keeps their low 32 bits, of which it asserts that an element is there.
+    let beyond = tch::Tensor::f_from_slice(&[1_i64 << 30])?.f_to(device)?;
     // A GPU notices later, when what it computed is asked for.
     let outcome = few.f_index_select(0, &beyond).and_then(|found| found.f_to(tch::Device::Cpu));
     DEVICE_DIED.store(outcome.is_err(), Ordering::SeqCst);

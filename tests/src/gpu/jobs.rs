@@ -104,8 +104,8 @@ pub(super) fn runs_out() -> String {
     said
 }
 
-/// A kernel reads beyond its memory, so that its process can compute no more: that worker says so and ends, and another
-/// one goes on.
+/// A kernel asserts that an element is there, in vain, so that its process can compute no more: that worker says so and
+/// ends, and another one goes on.
 pub(super) fn lost_device() -> String {
     let job = tiny_cb(&data(), "");
     let mut cluster = Cluster::new(faulty());
@@ -124,6 +124,11 @@ pub(super) fn lost_device() -> String {
     assert_eq!(hash(&status), expected, "{}", cluster.logs());
     let told = status["warnings"].to_string();
     assert!(told.contains("lost its device"), "{told}");
+    if device().starts_with("cuda") {
+        // In torch's words and in the driver's.
+        let asserts = told.to_lowercase().matches("assert").count();
+        assert!(asserts >= 2, "the device was lost otherwise: {told}");
+    }
     told
 }
 
