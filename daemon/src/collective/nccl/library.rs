@@ -27,8 +27,9 @@ const FP32: ncclDataType_t = ncclDataType_t::ncclFloat32;
 /// The default stream, which is torch's current one, too: a device has one stream here.
 const STREAM: cudaStream_t = std::ptr::null_mut();
 
-/// What the library must have: 2.14 is the first with communicators that do not block.
-const OLDEST: Version = Version(21_400);
+/// The oldest that is used. Communicators that do not block are there since 2.14; but up to 2.17 a thread writes through
+/// the pointer to the handle when the call that was given it may have returned. 2.19 writes within the call.
+const OLDEST: Version = Version(21_900);
 
 /// An abort waits so long for a call that another thread is in, and then goes before it.
 const STUCK: Duration = Duration::from_secs(1);
@@ -82,11 +83,15 @@ impl Library {
         let mut version = 0;
         // SAFETY: it writes one int, for which there is room.
         let code = unsafe { (functions.get_version)(&raw mut version) };
-        if code != SUCCESS || Version(version) < OLDEST {
-            let found = Version(version);
-            return Err(format!("{name} is {found} (code {code}), expected {OLDEST} or later"));
-        }
+        Self::check_version(code, Version(version)).map_err(|why| format!("{name} {why}"))?;
         Ok(Self { functions: functions.into(), place: name.into(), version: Version(version) })
+    }
+
+    fn check_version(code: Code, found: Version) -> Result<(), String> {
+        if code == SUCCESS && found >= OLDEST {
+            return Ok(());
+        }
+        Err(format!("is {found} (code {code}), expected {OLDEST} or later"))
     }
 
     /// Its version.
@@ -455,5 +460,26 @@ impl Drop for Communicator {
         if let Err(error) = self.abort() {
             tracing::warn!(%error, "a communicator's end did not go well");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_library_that_writes_to_where_the_handle_was_is_refused() {
+        for (code, version, is_used) in [
+            (0, 22_809, true),
+            (0, 21_900, true),
+            (0, 21_805, false),
+            (0, 21_403, false),
+            (5, 22_809, false),
+        ] {
+            let found = Library::check_version(code, Version(version));
+            assert_eq!(found.is_ok(), is_used, "{version}: {found:?}");
+        }
+        let why = Library::check_version(0, Version(21_701)).unwrap_err();
+        assert_eq!(why, "is 2.17.1 (code 0), expected 2.19.0 or later");
     }
 }
