@@ -2,6 +2,8 @@
 
 #[cfg(feature = "torch")]
 pub mod nccl;
+#[cfg(feature = "torch")]
+mod sum;
 pub mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -82,7 +84,8 @@ pub trait Collective: Send {
     /// As [`Self::reduce`] for sums that lie on a device: flat fp32 tensors, contiguous, all on the device
     /// of `out`, each as long as `out`, which then holds the sum.
     ///
-    /// Unless a transport reduces on the device itself, the sums cross through host memory.
+    /// Unless a transport reduces on the device itself, the sums cross through host memory. A rank alone sends
+    /// nothing: it sums on the device.
     ///
     /// # Errors
     /// As [`CollectiveError`] says; `out` then holds nothing of use.
@@ -95,6 +98,9 @@ pub trait Collective: Send {
         stamp: &Stamp,
         out: &mut Tensor,
     ) -> Result<Vec<Stamp>> {
+        if self.world() == 1 {
+            return alone(slices, parts, stamp, out);
+        }
         let host = |tensor: &Tensor| {
             let mut values = vec![0.0_f32; tensor.numel()];
             let count = values.len();
@@ -130,6 +136,27 @@ pub trait Collective: Send {
 
     /// Whether the group was aborted from this side.
     fn is_aborted(&self) -> bool;
+}
+
+/// Sums what a rank alone has, in tree order, where it lies.
+#[cfg(feature = "torch")]
+fn alone(
+    slices: u32,
+    parts: &[(Node, Tensor)],
+    stamp: &Stamp,
+    out: &mut Tensor,
+) -> Result<Vec<Stamp>> {
+    let part = |tensor: &Tensor| sum::Part { values: tensor.shallow_clone(), is_own: false };
+    let mut found = parts.iter().map(|(node, tensor)| (*node, part(tensor))).collect();
+    tch::no_grad(|| {
+        let total = sum::gather(Node::root(slices), &mut found).map_err(device)?;
+        let total = total.ok_or_else(|| CollectiveError::Protocol {
+            rank: 0,
+            detail: "the rank's partial sums do not tile the slices".into(),
+        })?;
+        out.f_copy_(&total.values).map_err(device)
+    })?;
+    Ok(vec![*stamp])
 }
 
 #[cfg(feature = "torch")]

@@ -208,6 +208,32 @@ fn tensors_are_summed_to_the_same_bits() {
     }
 }
 
+/// A rank alone sums where the tensors lie, and changes none of its own.
+#[cfg(feature = "torch")]
+#[test]
+fn a_rank_alone_keeps_its_parts_and_refuses_a_hole() {
+    use tch::{Device, Kind, Tensor};
+    let found = on_all(Transport::Tcp, 1, |_, group, _| {
+        let whole = [(0..3, 1.0), (3..SLICES, 2.0)];
+        let own: Vec<_> = whole
+            .iter()
+            .flat_map(|(run, value)| {
+                covering(SLICES, run).into_iter().map(move |node| (node, *value))
+            })
+            .map(|(node, value)| (node, Tensor::full([9], value, (Kind::Float, Device::Cpu))))
+            .collect();
+        let mut out = Tensor::zeros([9], (Kind::Float, Device::Cpu));
+        let before: Vec<_> = own.iter().map(|(_, tensor)| tensor.copy()).collect();
+        let stamps = group.reduce_tensors(0, SLICES, &own, &[5; 24], &mut out);
+        assert_eq!(stamps, Ok(vec![[5; 24]]));
+        assert!(own.iter().zip(&before).all(|((_, after), before)| after == before));
+        let expected: f64 = before.iter().map(|tensor| tensor.double_value(&[0])).sum();
+        assert_eq!(out, Tensor::full([9], expected, (Kind::Float, Device::Cpu)));
+        group.reduce_tensors(1, SLICES, &own[1..], &[5; 24], &mut out)
+    });
+    assert!(matches!(found[0], Err(CollectiveError::Protocol { rank: 0, .. })), "{found:?}");
+}
+
 #[test]
 fn bytes_and_states_reach_whom_they_are_for() {
     for (transport, world) in TRANSPORTS.iter().flat_map(|t| (1..=5_u32).map(|world| (*t, world))) {

@@ -26,7 +26,7 @@ pub(super) fn choose(
     mut tcp: Tcp,
 ) -> Result<Box<dyn Collective>, Exit> {
     // A group is of one kind of device, so all ranks come here or none does.
-    if !may_use_nccl(shared.config.compute) {
+    if !may_use_nccl(shared.config.compute, tcp.world()) {
         return Ok(Box::new(tcp));
     }
     let say = |level, message: String| {
@@ -156,15 +156,17 @@ fn made(
     Ok(Ok(bytes))
 }
 
-/// Whether these devices may reduce over NCCL: in a build for tests, CPUs too, through a stand-in.
-fn may_use_nccl(compute: Compute) -> bool {
-    match compute {
+/// Whether so many ranks on these devices may reduce over NCCL: in a build for tests, CPUs too, through a stand-in. A
+/// rank alone sends nothing, and sums where its gradients lie, so that no library is opened and no id made for it.
+fn may_use_nccl(compute: Compute, world: u32) -> bool {
+    let is_usable = match compute {
         Compute::Cuda(_) => true,
         #[cfg(feature = "faults")]
         Compute::Cpu => crate::faults::nccl_on_cpu(),
         #[cfg(not(feature = "faults"))]
         Compute::Cpu => false,
-    }
+    };
+    is_usable && world > 1
 }
 
 /// What this rank has.
@@ -207,6 +209,13 @@ mod tests {
     use crate::collective::AbortHandle;
     use crate::collective::tests::{listeners, spec};
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn a_rank_alone_has_no_use_for_nccl() {
+        assert!(!may_use_nccl(Compute::Cuda(0), 1));
+        assert!(may_use_nccl(Compute::Cuda(0), 2));
+        assert!(!may_use_nccl(Compute::Cpu, 2));
+    }
 
     fn able(rank: u32) -> Offer {
         let (host, card) = (format!("n{rank}"), format!("machine/{rank}"));

@@ -6,6 +6,7 @@ use crate::collective::{AbortHandle, CollectiveError, End};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
+use tch::Device;
 
 /// The device thread waits so long for an abort that it has asked for.
 const ABORTING: Duration = Duration::from_secs(3);
@@ -23,12 +24,16 @@ impl Ending {
     /// When the system gives no thread.
     pub(super) fn start(
         communicator: &Arc<Communicator>,
+        device: Device,
         abort: &AbortHandle,
     ) -> Result<Self, CollectiveError> {
         let (sender, wishes) = channel();
         let (say, ended) = channel();
         let communicator = Arc::clone(communicator);
         let wait = move || {
+            if let Err(error) = super::enter(device) {
+                tracing::warn!(%error, "a communicator's end is made without its device");
+            }
             if wishes.recv() != Ok(End::Abort) {
                 return;
             }

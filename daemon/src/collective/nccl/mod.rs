@@ -12,7 +12,6 @@ mod functions;
 mod library;
 mod operand;
 mod plan;
-mod sum;
 #[cfg(test)]
 pub(super) mod tests;
 mod wait;
@@ -21,17 +20,18 @@ pub use error::{NcclError, Version};
 pub use library::{Communicator, Library, State, UniqueId};
 pub use operand::{Piece, Transfer};
 
+use super::sum::{self, Part};
 use super::tcp::Tcp;
 use super::{AbortHandle, BEFORE, Collective, CollectiveError, Result, Stamp, device};
 use crate::numerics::tree::Node;
 use crate::{clock, cuda};
 use ending::Ending;
 use plan::{Plan, aligned_range_of, tile};
+use ptv2_common::error::Explained;
 use ptv2_common::spec::Reduction;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use sum::Part;
 use tch::{Device, Kind, Tensor};
 use wait::Looks;
 
@@ -80,15 +80,12 @@ impl Nccl {
     pub fn join(tcp: Tcp, setting: &Setting<'_>) -> Result<Self> {
         let Setting { library, id, device, reduction, within } = setting;
         let began = clock::now();
-        if let Device::Cuda(index) = device {
-            let index = u32::try_from(*index).unwrap_or(u32::MAX);
-            cuda::enter(index).map_err(|error| CollectiveError::Device(error.to_string()))?;
-        }
+        enter(*device).map_err(|error| CollectiveError::Device(error.to_string()))?;
         let ranks = (tcp.rank(), tcp.world());
         let communicator = Communicator::begin(library, id, ranks, *device).map_err(failed)?;
         let communicator = Arc::new(communicator);
         let abort = tcp.abort_handle().clone();
-        let ending = Ending::start(&communicator, &abort)?;
+        let ending = Ending::start(&communicator, *device, &abort)?;
         let mut group = Self {
             tcp,
             communicator,
@@ -314,6 +311,14 @@ impl Nccl {
 impl Communicator {
     fn is_ready(&self) -> Result<bool> {
         self.state().map(|state| state == State::Ready).map_err(failed)
+    }
+}
+
+/// Makes a GPU this thread's; NCCL and CUDA would else make a context on the first one.
+fn enter(device: Device) -> std::result::Result<(), Explained> {
+    match device {
+        Device::Cuda(index) => cuda::enter(u32::try_from(index).unwrap_or(u32::MAX)),
+        Device::Cpu | Device::Mps | Device::Vulkan => Ok(()),
     }
 }
 
