@@ -7,7 +7,8 @@ sequence has 128. Prefixes of 20 and 128, batches of 32 and 128 rows; each turn'
 others. Besides: the card's best bf16 product, as torch makes it, and from submit to the first step of a warm worker.
 On the processor (`--device cpu`) shapes are small, and figures mean nothing: it shows that the program runs.
 Needs torch; where transformers, peft or tokenizers are missing, ours alone is measured. What fails of one prefix and
-batch, as for want of memory, is told in the table beside all others, and the exit code is 1.
+batch, as for want of memory, is told in the table beside all others, and the exit code is 1. The rows of one prefix and
+batch are in the report as soon as it was measured.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from measure.processes import Processes, Talker
 TOKENS, SEED = 128, 11
 # What theirs needs.
 PEERS = ("peft", "transformers", "tokenizers")
+HEADER = ["| what | ptv2 bf16 | PEFT bf16 autocast | ratio | target | met? |", "|---|---|---|---|---|---|"]
 TARGET_RATIO, TARGET_SHARE, TARGET_FIRST_S = 2.0, 0.5, 1.0
 # Rows x inner x columns of the products by which the card's rate is measured.
 PRODUCTS = [(8192, 8192, 8192), (16384, 4096, 4096), (4096, 1024, 4096), (16384, 1024, 4096)]
@@ -44,6 +46,8 @@ class Pair:
     theirs: list = field(default_factory=list)
     # The most that torch held for theirs.
     memory: int | None = None
+    # PEFT's and its libraries'.
+    versions: dict | None = None
     # Why there is no more.
     problems: list = field(default_factory=list)
 
@@ -92,7 +96,7 @@ def product_rate(device, repeats):
     """Prints the best rate of a bf16 product in operations a second, and its shape: a process of its own."""
     import torch
 
-    wait = torch.cuda.synchronize if device != "cpu" else lambda: None
+    wait = lambda: torch.cuda.synchronize(device) if device != "cpu" else None
     best = (0.0, "")
     for shape in PRODUCTS if device != "cpu" else [(512, 512, 512)]:
         rows, inner, columns = shape
@@ -170,7 +174,8 @@ def measured(options, plan, folders, processes, ours, shape):
     (prefix, batch), pair, peer = shape, Pair(), None
     try:
         peer = start_peer(options, folders, processes, prefix, batch)
-    except Problem as problem:
+        pair.versions = peer and peer.ask(do="versions")
+    except (Problem, OSError) as problem:
         pair.problems.append(f"PEFT: {problem}")
     theirs = peer and (lambda: peer_rates(peer, plan, batch))
     take_turns(pair, plan.rounds, lambda: ours.rates(prefix, batch, options.slices), theirs)
@@ -181,15 +186,20 @@ def measured(options, plan, folders, processes, ours, shape):
     return pair
 
 
-def measure(options, plan, folders, processes):
-    """Rates by prefix and batch, of both; and what our jobs told besides."""
+def measure(options, plan, folders, processes, tell):
+    """Measures each prefix and batch, and tells the table's lines; whether nothing failed."""
+    tell(HEADER)
+    command = [sys.executable, __file__, "--device", options.device, "--product-rate", str(plan.repeats)]
+    rate = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     paths = SimpleNamespace(bin=options.bin, data=folders.data, small=folders.backbone, base=folders.backbone)
     daemon = Daemon(paths, processes, folders.state, 1, 1, ("--device", options.device))
     ours, found = Ours(daemon, plan, folders), {}
     for shape in [(prefix, batch) for prefix in plan.prefixes for batch in plan.batches]:
         found[shape] = measured(options, plan, folders, processes, ours, shape)
+        tell(rows_of(options, plan, shape, found[shape], ours.hashes, rate))
     daemon.end()
-    return found, ours
+    tell(last_rows(options, found, ours.first_step_s, rate))
+    return not any(one.problems for one in found.values()), all(len(one) == 1 for one in ours.hashes.values())
 
 
 def median(rates):
@@ -208,39 +218,44 @@ def row(what, own, theirs, ratio, target, is_met):
     return f"| {what} | {own} | {theirs} | {ratio} | {target} | {met} |"
 
 
-def table(options, plan, found, ours, rate):
-    """The figures as Markdown."""
-    is_real = options.device != "cpu"
-    shape = operations.Shape.of(plan.config)
-    lines = ["| what | ptv2 bf16 | PEFT bf16 autocast | ratio | target | met? |", "|---|---|---|---|---|---|"]
-    for (prefix, batch), one in found.items():
-        mine, peers = median(one.own), median(one.theirs)
-        what = f"P = {prefix}, batch {batch}: rows/s (median of {len(one.own)} steps)"
-        own = f"{mine:.1f}" if mine else "none"
-        said = f"{peers:.1f}" if peers else ("none" if one.problems else "not installed")
-        if one.memory:
-            said += f", at most {one.memory / 2**30:.1f} GiB"
-        ratio = mine / peers if mine and peers else None
-        # Asked for at the smaller batch.
-        asked = is_real and ratio and batch == min(plan.batches)
-        goal = (f"≥ {TARGET_RATIO}", ratio >= TARGET_RATIO) if asked else ("", None)
-        lines.append(row(what, own, said, f"{ratio:.2f}" if ratio else "", *goal))
-        if mine:
-            share = mine * operations.plain(shape, prefix, TOKENS, training=True) / rate[0]
-            asked = is_real and batch == max(plan.batches)
-            goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
-            what = f"P = {prefix}, batch {batch}: share of the card's bf16 product rate"
-            lines.append(row(what, f"{share:.0%}", "", "", *goal))
-            hashes, runs = ours.hashes[prefix, batch], len(one.own) // (plan.steps - plan.dropped)
-            what = f"P = {prefix}, batch {batch}: hashes of {runs} runs"
-            lines.append(row(what, len(hashes), "", "", "1", len(hashes) == 1))
-        for problem in one.problems:
-            what = f"P = {prefix}, batch {batch}: not measured to the end"
-            lines.append(row(what, cell(problem), "", "", "", None))
-    if ours.first_step_s is not None:
-        goal = (f"< {TARGET_FIRST_S} s", ours.first_step_s < TARGET_FIRST_S) if is_real else ("", None)
-        lines.append(row("submit to first step, warm", f"{ours.first_step_s:.2f} s", "", "", *goal))
+def rows_of(options, plan, shape, one, hashes, rate):
+    """The figures of one prefix and batch, as lines of Markdown."""
+    (prefix, batch), is_real, lines = shape, options.device != "cpu", []
+    mine, peers, named = median(one.own), median(one.theirs), f"P = {prefix}, batch {batch}"
+    own = f"{mine:.1f}" if mine else "none"
+    said = f"{peers:.1f}" if peers else ("none" if one.problems else "not installed")
+    if one.memory:
+        said += f", at most {one.memory / 2**30:.1f} GiB"
+    ratio = mine / peers if mine and peers else None
+    # Asked for at the smaller batch.
+    asked = is_real and ratio and batch == min(plan.batches)
+    goal = (f"≥ {TARGET_RATIO}", ratio >= TARGET_RATIO) if asked else ("", None)
+    what = f"{named}: rows/s (median of {len(one.own)} steps)"
+    lines.append(row(what, own, said, f"{ratio:.2f}" if ratio else "", *goal))
+    if mine:
+        of_backbone = operations.Shape.of(plan.config)
+        share = mine * operations.plain(of_backbone, prefix, TOKENS, training=True) / rate[0]
+        asked = is_real and batch == max(plan.batches)
+        goal = (f"≥ {TARGET_SHARE:.0%}", share >= TARGET_SHARE) if asked else ("", None)
+        lines.append(row(f"{named}: share of the card's bf16 product rate", f"{share:.0%}", "", "", *goal))
+        count, runs = len(hashes[shape]), len(one.own) // (plan.steps - plan.dropped)
+        lines.append(row(f"{named}: hashes of {runs} runs", count, "", "", "1", count == 1))
+    for problem in one.problems:
+        lines.append(row(f"{named}: not measured to the end", cell(problem), "", "", "", None))
+    return lines
+
+
+def last_rows(options, found, first_step_s, rate):
+    """What belongs to no prefix and batch."""
+    is_real, lines = options.device != "cpu", []
+    if first_step_s is not None:
+        goal = (f"< {TARGET_FIRST_S} s", first_step_s < TARGET_FIRST_S) if is_real else ("", None)
+        lines.append(row("submit to first step, warm", f"{first_step_s:.2f} s", "", "", *goal))
     lines.append(row(f"the card's bf16 product, {rate[1]}", f"{rate[0] / 1e12:.1f} TFLOP/s", "", "", "", None))
+    versions = next((one.versions for one in found.values() if one.versions), None)
+    if versions:
+        said = ", ".join(f"{name} {version}" for name, version in versions.items())
+        lines.append(row("versions", "", said, "", "", None))
     return lines
 
 
@@ -269,23 +284,24 @@ def main():
     if options.backbone_only:
         return
     make_rows(folders.data, options.tokenizer, plan.rows)
-    command = [sys.executable, __file__, "--device", options.device, "--product-rate", str(plan.repeats)]
-    rate = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    def tell(lines):
+        text = "\n".join(lines) + "\n"
+        print(text, end="", flush=True)
+        if options.report:
+            with options.report.open("a", encoding="utf-8") as report:
+                report.write(text)
+
     processes = Processes(work)
     try:
-        found, ours = measure(options, plan, folders, processes)
+        is_whole, is_same = measure(options, plan, folders, processes, tell)
     except Problem as problem:
         sys.exit(f"error: {problem}")
     finally:
         processes.end_all()
-    text = "\n".join(table(options, plan, found, ours, rate)) + "\n"
-    print(text)
-    if options.report:
-        with options.report.open("a", encoding="utf-8") as report:
-            report.write(text)
-    if any(one.problems for one in found.values()):
+    if not is_whole:
         sys.exit("error: not all was measured: see the table")
-    if any(len(hashes) > 1 for hashes in ours.hashes.values()):
+    if not is_same:
         sys.exit("error: the same job ended with several hashes: see the table")
 
 

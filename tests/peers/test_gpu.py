@@ -74,22 +74,36 @@ class Turns(unittest.TestCase):
         options, plan = types.SimpleNamespace(device="cuda:0"), gpu.large()
         failed = gpu.Pair(problems=["ptv2: a\nb\nc|d"])
         found = {(20, 32): gpu.Pair([9.0] * 30, [3.0] * 30, 1 << 30), (128, 128): failed}
-        ours = types.SimpleNamespace(hashes={(20, 32): {"x"}}, first_step_s=None)
-        lines = gpu.table(options, plan, found, ours, (1e15, "1x1x1"))
-        text = "\n".join(lines)
+        hashes, rate = {(20, 32): {"x"}}, (1e15, "1x1x1")
+        found[20, 32].versions = {"torch": "2.11.0", "peft": "0.21.2"}
+        lines = [line for shape in found for line in gpu.rows_of(options, plan, shape, found[shape], hashes, rate)]
+        text = "\n".join(lines + gpu.last_rows(options, found, None, rate))
         rates = "| P = 20, batch 32: rows/s (median of 30 steps) | 9.0 | 3.0, at most 1.0 GiB | 3.00 | ≥ 2.0 | yes |"
         self.assertIn(rates, text)
         self.assertIn("| P = 20, batch 32: hashes of 3 runs | 1 |  |  | 1 | yes |", text)
         self.assertIn("| P = 128, batch 128: rows/s (median of 0 steps) | none | none |", text)
         self.assertIn("| P = 128, batch 128: not measured to the end | ptv2: a … c/d |", text)
+        self.assertIn("| versions |  | torch 2.11.0, peft 0.21.2 |", text)
 
 
-class Devices(unittest.TestCase):
-    """Which GPU `gpu-test.sh` takes, where all programs are stand-ins."""
+class Script(unittest.TestCase):
+    """`gpu-test.sh`, where all programs are stand-ins."""
 
     script = Path(__file__).parents[2] / "scripts/gpu-test.sh"
+    good = "cuda:0   NVIDIA H100, 81559 MiB, driver 580.65.06, CUDA 13.0"
+    bad = "cuda:1   of no use: NVIDIA's driver refuses cuDeviceGet: an error"
+    torch = "torch    with CUDA 13.0; GPUs that it can compute on: 2"
+    # Each check leaves its line; what stands for `dies` does it before.
+    checks = """case "$*" in
+        *--list*) printf '%s: test\\n' gpu::t00_a gpu::t10_b gpu::t11_c gpu::t20_d gpu::t90_e ;;
+        *) for name; do case $name in
+            gpu::t11_c) {dies} ;;
+            gpu::*) echo "| $name | PASS | | |" >>"$PTV2_TEST_REPORT" ;;
+        esac; done ;;
+    esac"""
 
-    def said(self, device, *lines):
+    def run_script(self, lines, dies="exit 101", **settings):
+        """What the script says, and its report."""
         with tempfile.TemporaryDirectory() as folder:
             here = Path(folder)
             for part in ("bin", "torch/lib", "repository"):
@@ -98,28 +112,64 @@ class Devices(unittest.TestCase):
             (here / "VERSION").write_text("none\n")
             (here / "torch/lib/libtorch_cpu.so").touch()
             (here / "torch/version.py").write_text("__version__ = '2.11.0+cu130'\n")
-            programs = {"python": f"echo {here}/torch", "ptv2d": "cat $(dirname $0)/devices", "ptv2-tests": "exit 0"}
+            # The comparison, told its report by the last word; else, where PyTorch lies.
+            python = f"""for last; do :; done
+                case "$*" in *--report*) echo compared >>"$last" ;; *) echo {here}/torch ;; esac"""
+            programs = {"python": python, "ptv2d": "cat $(dirname $0)/devices"}
+            programs["ptv2-tests"] = self.checks.replace("{dies}", dies)
             for name, body in programs.items():
                 (here / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
                 (here / "bin" / name).chmod(0o755)
             (here / "bin/devices").write_text("".join(line + "\n" for line in lines))
-            environment = dict(os.environ, PYTHON=str(here / "bin/python"), DEVICE=device)
+            environment = dict(os.environ, PYTHON=str(here / "bin/python"), **settings)
             run = subprocess.run(
                 ["bash", here / "gpu-test.sh"], env=environment, cwd=here, capture_output=True, text=True, check=False
             )
-        return run.stderr
+            report = here / "report.md"
+            return run, report.read_text(encoding="utf-8") if report.exists() else ""
 
-    def test_only_the_one_that_is_asked_for_counts(self):
-        good = "cuda:0   NVIDIA H100, 81559 MiB, driver 580.65.06, CUDA 13.0"
-        bad = "cuda:1   of no use: NVIDIA's driver refuses cuDeviceGet: an error"
-        torch = "torch    with CUDA 13.0; GPUs that it can compute on: 2"
+    def order(self, report):
+        """The names of what came to an end, in the report's order."""
+        words = ["t00_a", "t10_b", "t11_c", "t20_d", "compared", "t90_e"]
+        return sorted((word for word in words if word in report), key=report.index)
+
+    def test_only_the_device_that_is_asked_for_counts(self):
+        good, bad, torch = self.good, self.bad, self.torch
+        said = lambda device, *lines: self.run_script(lines, DEVICE=device)[0].stderr
         refused = "cannot be computed on"
-        self.assertNotIn(refused, self.said("cuda:0", good, bad, torch))
-        self.assertIn("cuda:1 " + refused, self.said("cuda:1", good, bad, torch))
-        self.assertIn("cuda:2 " + refused, self.said("cuda:2", good, bad, torch))
+        self.assertNotIn(refused, said("cuda:0", good, bad, torch))
+        self.assertIn("cuda:1 " + refused, said("cuda:1", good, bad, torch))
+        self.assertIn("cuda:2 " + refused, said("cuda:2", good, bad, torch))
         # The driver shows it, torch does not.
-        self.assertIn("cuda:0 " + refused, self.said("cuda:0", good, torch.replace(": 2", ": 0")))
-        self.assertIn("expected cpu or cuda:N", self.said("cuda:0x", good, torch))
+        self.assertIn("cuda:0 " + refused, said("cuda:0", good, torch.replace(": 2", ": 0")))
+        self.assertIn("expected cpu or cuda:N", said("cuda:0x", good, torch))
+
+    def test_checks_come_before_the_comparison_and_faults_after_it(self):
+        run, report = self.run_script([], dies='echo "| $name | PASS | | |" >>"$PTV2_TEST_REPORT"', DEVICE="cpu")
+        self.assertEqual((run.returncode, self.order(report).index("compared")), (0, 4), report)
+        self.assertEqual(len(self.order(report)), 6, report)
+        self.assertNotIn("FAIL", report)
+
+    def test_a_check_that_ends_its_process_leaves_the_other_groups_theirs(self):
+        run, report = self.run_script([], DEVICE="cpu")
+        self.assertEqual(run.returncode, 1)
+        self.assertEqual(self.order(report), ["t00_a", "t10_b", "t20_d", "compared", "t90_e"])
+        self.assertIn("| group t1 | FAIL | 1 of its 2 checks did not come to an end | |", report)
+
+    def test_what_is_killed_leaves_what_it_had(self):
+        run, report = self.run_script([], dies="kill -9 $PPID", DEVICE="cpu")
+        self.assertEqual(run.returncode, -9)
+        self.assertEqual(self.order(report), ["t00_a", "t10_b"])
+
+    def test_parts_are_run_alone(self):
+        run, report = self.run_script([], DEVICE="cpu", COMPARE="only")
+        self.assertEqual((run.returncode, self.order(report)), (0, ["compared"]))
+        _, report = self.run_script([], DEVICE="cpu", COMPARE="no")
+        self.assertEqual(self.order(report), ["t00_a", "t10_b", "t20_d", "t90_e"])
+        run, _ = self.run_script([], DEVICE="cpu", COMPARE="maybe")
+        self.assertIn("expected yes, no or only", run.stderr)
+        run, _ = self.run_script([], DEVICE="cpu", COMPARE="only", ONLY="t0")
+        self.assertIn("expected no ONLY beside it", run.stderr)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 //! What is checked on a GPU, by `gpu-test.sh` of `make gpu-bundle`: each check is a test that is ignored
-//! elsewhere, and leaves a line in the report. `PTV2_TEST_DEVICE=cpu` runs all that a processor can.
+//! elsewhere, and leaves a line in the report. `PTV2_TEST_DEVICE=cpu` runs all that a processor can. The first digit of a
+//! name is its group: each runs in a process of its own, in this order, and the last one after the comparison with PEFT.
 
 mod attention;
 mod goldens;
@@ -34,6 +35,14 @@ fn device() -> tch::Device {
         println!("{}", gpu.unwrap());
         tch::Device::Cuda(index as usize)
     })
+}
+
+/// A check of the real NCCL.
+fn check_nccl(name: &str, body: impl FnOnce(&Library, tch::Device) -> String) {
+    check_on_gpu(&format!("NCCL, a group of one: {name}"), || {
+        let (library, device) = nccl::real();
+        body(&library, device)
+    });
 }
 
 /// A shape for each check: where one does not fit, the others are told.
@@ -71,19 +80,55 @@ fn t03_the_kernels_masks_are_the_operators() {
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
-fn t10_repeated_runs_have_one_hash() {
+fn t10_nccl_connects_reduces_aborts_and_connects_again() {
+    check_nccl("connect, reduce, abort, connect again", nccl::a_group_of_one);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t11_nccl_sends_to_and_receives_from_itself() {
+    check_nccl("send and receive in one group", nccl::to_itself);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t12_nccl_sums_and_gathers() {
+    check_nccl("the calls of all-reduce and all-gather", nccl::sums_and_gathers);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t13_nccl_reduces_by_a_ring() {
+    check_nccl("reduce by a ring, the call", nccl::a_ring_of_one);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t14_nccl_aborts_behind_queued_work() {
+    check_nccl("an abort behind queued work, connect again", nccl::an_abort_behind_work);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t20_repeated_runs_have_one_hash() {
     check("one hash for repeated runs", jobs::repeated_runs);
 }
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
-fn t20_two_workers_share_the_device_over_tcp() {
+fn t21_two_workers_share_the_device_over_tcp() {
     check("two workers on one device, over TCP", jobs::two_workers);
 }
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
-fn t30_too_much_for_the_memory_is_told_and_survived() {
+fn t30_a_worker_whose_device_is_lost_ends() {
+    check("a kernel whose assertion fails: the worker ends, another goes on", jobs::lost_device);
+}
+
+#[test]
+#[ignore = "run by gpu-test.sh"]
+fn t40_too_much_for_the_memory_is_told_and_survived() {
     let name = "too much for the memory is refused by what it takes, and the worker goes on";
     if jobs::large().exists() {
         check_on_gpu(name, jobs::too_much);
@@ -94,69 +139,19 @@ fn t30_too_much_for_the_memory_is_told_and_survived() {
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
-fn t32_memory_that_runs_out_in_a_step_is_told_and_survived() {
+fn t41_memory_that_runs_out_in_a_step_is_told_and_survived() {
     let name = "memory that runs out in a step: told, given back, and the worker goes on";
     if jobs::large().exists() {
         check_on_gpu(name, jobs::runs_out);
     } else {
-        report::skipped(
-            name,
-            "needs the large backbone: Python's packages safetensors and tokenizers",
-        );
+        report::skipped(name, "needs the large backbone, which could not be made");
     }
 }
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
-fn t36_a_worker_whose_device_is_lost_ends() {
-    check(
-        "a kernel that reads beyond its memory: the worker ends, another goes on",
-        jobs::lost_device,
-    );
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t40_a_warm_worker_begins_soon() {
+fn t50_a_warm_worker_begins_soon() {
     check("submit to first step, warm, tiny backbone", jobs::warm_start);
-}
-
-/// A check of the real NCCL.
-fn check_nccl(name: &str, body: impl FnOnce(&Library, tch::Device) -> String) {
-    check_on_gpu(&format!("NCCL, a group of one: {name}"), || {
-        let (library, device) = nccl::real();
-        body(&library, device)
-    });
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t50_nccl_connects_reduces_aborts_and_connects_again() {
-    check_nccl("connect, reduce, abort, connect again", nccl::a_group_of_one);
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t51_nccl_sends_to_and_receives_from_itself() {
-    check_nccl("send and receive in one group", nccl::to_itself);
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t52_nccl_sums_and_gathers() {
-    check_nccl("all-reduce, all-gather", nccl::sums_and_gathers);
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t53_nccl_reduces_by_a_ring() {
-    check_nccl("reduce by a ring", nccl::a_ring_of_one);
-}
-
-#[test]
-#[ignore = "run by gpu-test.sh"]
-fn t54_nccl_aborts_behind_queued_work() {
-    check_nccl("an abort behind queued work, connect again", nccl::an_abort_behind_work);
 }
 
 #[test]

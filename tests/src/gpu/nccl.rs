@@ -1,5 +1,6 @@
-//! The real NCCL, in a group of one: all that one GPU can show of connecting, of each operation, and of an abort. What
-//! of it needs no GPU runs through the stand-in for its library, too.
+//! The real NCCL, in a group of one: all that one GPU can show of connecting, of each operation, and of an abort. A rank's
+//! sends to itself are kernels. Its all-reduce and all-gather in place are none: only their calls are tried here. What needs
+//! no GPU runs through the stand-in for NCCL's library, too.
 
 use super::device;
 use crate::e2e::{harness, nccl::stand_in};
@@ -57,12 +58,12 @@ pub(super) fn a_group_of_one(library: &Library, device: Device) -> String {
     format!("NCCL {}, {GENERATIONS} generations of {LENGTH} values", library.version())
 }
 
-/// Sums by NCCL's own all-reduce.
+/// Sums by NCCL's own all-reduce, which starts no kernel for one rank.
 pub(super) fn a_ring_of_one(library: &Library, device: Device) -> String {
     let listener = Listener::bind(([127, 0, 0, 1], 0).into()).unwrap();
     let (mut group, _) = group((library, device), &listener, 1, Reduction::Ring);
     reduce(&mut group, device);
-    format!("{LENGTH} values, to the bit")
+    format!("{LENGTH} values, to the bit; calls only, no kernel")
 }
 
 /// A communicator of one rank, which is connected.
@@ -82,24 +83,27 @@ fn begun(one: &Communicator) {
     harness::poll("NCCL's operation", || (one.state().unwrap() == State::Ready).then_some(()));
 }
 
+/// A whole tensor, to or from the rank itself.
+fn whole(tensor: &Tensor) -> Transfer<'_> {
+    Transfer { peer: 0, piece: Piece::all(tensor) }
+}
+
 /// Two tensors go out and come back, as one group.
 pub(super) fn to_itself(library: &Library, device: Device) -> String {
     let one = communicator(library, device);
     let sent = [1, 2].map(|seed| values(seed, device));
     let got = [0, 1].map(|_| Tensor::zeros([LENGTH], (Kind::Float, device)));
-    let to_itself = |tensor| Transfer { peer: 0, piece: Piece::all(tensor) };
-    one.exchange(&[0, 1].map(|at| to_itself(&sent[at])), &[0, 1].map(|at| to_itself(&got[at])))
-        .unwrap();
+    one.exchange(&[0, 1].map(|at| whole(&sent[at])), &[0, 1].map(|at| whole(&got[at]))).unwrap();
     begun(&one);
     assert!(got[0].equal(&sent[0]) && got[1].equal(&sent[1]), "other values came back");
     // What would wait for ever is not begun.
-    let alone = one.exchange(&[to_itself(&sent[0])], &[]);
+    let alone = one.exchange(&[whole(&sent[0])], &[]);
     assert!(matches!(alone, Err(NcclError::Argument { .. })), "{alone:?}");
     end(&one);
     format!("two times {LENGTH} values in one group")
 }
 
-/// An all-reduce and an all-gather, of one rank: each leaves the values as they are.
+/// An all-reduce and an all-gather, of one rank: each leaves the values as they are, and on a GPU starts no kernel.
 pub(super) fn sums_and_gathers(library: &Library, device: Device) -> String {
     let one = communicator(library, device);
     let expected = values(3, device);
@@ -111,7 +115,7 @@ pub(super) fn sums_and_gathers(library: &Library, device: Device) -> String {
     begun(&one);
     assert!(tensor.equal(&expected), "what was gathered is another");
     end(&one);
-    format!("{LENGTH} values, to the bit")
+    format!("{LENGTH} values, to the bit; calls only, no kernel")
 }
 
 /// The orderly end.
@@ -121,16 +125,16 @@ fn end(one: &Communicator) {
     one.destroy().unwrap();
 }
 
-/// How long the GPU is to be busy, more or less, before it comes to the sum.
+/// How long the GPU is to be busy, more or less, before it comes to the transfer.
 const BUSY: Duration = Duration::from_secs(3);
 /// An abort may take so long beside that.
 const ABORT: Duration = Duration::from_secs(10);
 
-/// An abort of a sum that the GPU has not come to yet, since it multiplies matrices; and a communicator after it.
+/// An abort of a transfer that the GPU has not come to yet, since it multiplies matrices; and a communicator after it.
 #[expect(clippy::disallowed_methods, reason = "a test measures how long it takes")]
 pub(super) fn an_abort_behind_work(library: &Library, device: Device) -> String {
     let one = communicator(library, device);
-    let tensor = values(4, device);
+    let (sent, got) = (values(4, device), Tensor::zeros([LENGTH], (Kind::Float, device)));
     let said = if let Device::Cuda(index) = device {
         let matrix = Tensor::zeros([8192, 8192], (Kind::Float, device));
         let index = i64::try_from(index).unwrap();
@@ -153,7 +157,8 @@ pub(super) fn an_abort_behind_work(library: &Library, device: Device) -> String 
     } else {
         String::new()
     };
-    one.all_reduce(&tensor).unwrap();
+    // Between two buffers, a kernel of NCCL's behind the products.
+    one.exchange(&[whole(&sent)], &[whole(&got)]).unwrap();
     let one = Arc::new(one);
     let (aborting, (say, ended)) = (Arc::clone(&one), channel());
     let began = Instant::now();
@@ -169,7 +174,7 @@ pub(super) fn an_abort_behind_work(library: &Library, device: Device) -> String 
         tch::Cuda::synchronize(i64::try_from(index).unwrap());
     }
     let idle = began.elapsed();
-    sums_and_gathers(library, device);
+    to_itself(library, device);
     format!(
         "{said}told after {told:.1?}, aborted after {took:.1?}, the device idle after {idle:.1?}"
     )
