@@ -8,11 +8,12 @@
 # KILLS SEED `make chaos KILLS=100 SEED=7`: fewer kills, and the same choice of faults
 # MINUTES    `make churn MINUTES=3`: less churn
 # WORKERS    of `make scale` (default 1000), each job at STEPS a second (10), calm for SECONDS (30)
-# DEVICE     of `make gpu-test` (cuda:0, or cpu for what a processor can do); PYTHON has PyTorch 2.11.0
+# DEVICE     of `make gpu-test` (cuda:0, or cpu for what a processor can do); PYTHON has PyTorch 2.11.0; ONLY and COMPARE
+#            run a part of it: see scripts/gpu-test.sh
 # BENCH      options of tests/peers/bench.py, for example BENCH='--quick --only start'
 PREFIX ?= /usr/local
 PROFILE ?= release
-export TASK DATA CUDA DEVICE PYTHON
+export TASK DATA CUDA DEVICE PYTHON ONLY COMPARE
 
 .PHONY: gpu-bundle gpu-test help demo test test-slurm test-stores seaweedfs test-attack bench-api bench-reduce deny test-peft chaos churn overhead bench quality scale venv venv-peft-0.12 lint unit e2e libtorch backbone backbone-mpnet build release install
 

@@ -121,7 +121,7 @@ class Script(unittest.TestCase):
                 (here / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
                 (here / "bin" / name).chmod(0o755)
             (here / "bin/devices").write_text("".join(line + "\n" for line in lines))
-            environment = dict(os.environ, PYTHON=str(here / "bin/python"), **settings)
+            environment = dict(os.environ, PYTHON=str(here / "bin/python"), TMPDIR=folder, **settings)
             run = subprocess.run(
                 ["bash", here / "gpu-test.sh"], env=environment, cwd=here, capture_output=True, text=True, check=False
             )
