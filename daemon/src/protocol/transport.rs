@@ -10,7 +10,7 @@ pub enum Transport {
     /// NCCL between GPUs where it can be used; else, and on CPUs, TCP.
     #[default]
     Auto,
-    /// NCCL, or nothing: a job fails where it cannot be used.
+    /// NCCL between several GPUs, or nothing: a job fails where it cannot be used. One alone needs neither.
     Nccl,
     /// TCP through host memory, also between GPUs.
     Tcp,
