@@ -37,7 +37,7 @@ fn a_clock_that_is_set_back_an_hour_changes_nothing() {
     let id = cluster.submit(&tiny_cb(&data, ""), &long);
     cluster.reaches(&id, 10);
     std::fs::write(&offset, "-3600").unwrap();
-    let step = cluster.json(&["status", &id])["step"].as_u64().unwrap();
+    let step = cluster.status(&id)["step"].as_u64().unwrap();
     let status = cluster.reaches(&id, step + 50);
     assert_eq!(status["generation"], 1, "nobody is taken for lost: {status:#}");
 

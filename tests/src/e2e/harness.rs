@@ -1,7 +1,9 @@
 //! Starts the real binaries in a folder of their own, on any free port, and stops them again.
 
+mod look;
 pub(crate) mod usage;
 
+pub(crate) use look::pid;
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -381,22 +383,12 @@ impl Cluster {
         code
     }
 
-    /// The workers' processes, in the order of the list.
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        self.json(&["workers"]).as_array().unwrap().iter().map(pid).collect()
-    }
-
     /// Checks that a job's metrics have each step once, and none is missing.
     pub(crate) fn check_steps(&self, id: &str, steps: u64) {
         let metrics = self.json(&["metrics", id]);
         let rows = metrics.as_array().unwrap().iter().filter(|row| row.get("split").is_none());
         let found: Vec<u64> = rows.map(|row| row["step"].as_u64().unwrap()).collect();
         assert!(found.iter().copied().eq(1..=steps), "{found:?}");
-    }
-
-    /// Waits until so many workers are connected.
-    pub(crate) fn has_workers(&self, count: usize) {
-        poll("the workers", || (self.json(&["workers"]).as_array()?.len() == count).then_some(()));
     }
 
     fn log(&self, name: &str) -> Stdio {
@@ -487,31 +479,6 @@ impl Cluster {
         let id = self.submit(job, more);
         self.done(&id)
     }
-
-    /// Waits until a job waits for workers.
-    pub(crate) fn is_queued(&self, id: &str) -> Value {
-        poll("the queue", || {
-            let status = self.json(&["status", id]);
-            (status["state"] == "queued").then_some(status)
-        })
-    }
-
-    /// Waits until a job has so many checkpoints in the store.
-    pub(crate) fn has_checkpoints(&self, id: &str, count: usize) {
-        poll("checkpoints", || {
-            let found = self.json(&["checkpoints", id]);
-            (found.as_array()?.len() >= count).then_some(())
-        });
-    }
-
-    /// Waits until a job has applied some steps.
-    pub(crate) fn reaches(&self, id: &str, step: u64) -> Value {
-        poll("the job's steps", || {
-            let status = self.json(&["status", id]);
-            assert_ne!(status["state"], "failed", "{status:#}\n{}", self.logs());
-            (status["step"].as_u64()? >= step).then_some(status)
-        })
-    }
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {
@@ -547,11 +514,6 @@ pub(crate) fn coordinator_file(
         store.display(),
         root()
     )
-}
-
-/// The process of a worker, by what its host says: `name:pid`.
-pub(crate) fn pid(worker: &Value) -> u32 {
-    worker["host"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap()
 }
 
 pub(crate) fn hash(status: &Value) -> String {

@@ -108,9 +108,9 @@ impl<'a> Course<'a> {
         let id = self.submit();
         cluster.has_checkpoints(&id, 1);
         self.proxy.does(rule);
-        let began = cluster.json(&["status", &id])["step"].as_u64().unwrap();
+        let began = cluster.status(&id)["step"].as_u64().unwrap();
         let behind = poll("word of the store", || {
-            let status = cluster.json(&["status", &id]);
+            let status = cluster.status(&id);
             assert_eq!(status["state"], "running", "{fault:?}: {status:#}");
             status["storage_behind"].is_object().then_some(status)
         });
@@ -120,7 +120,7 @@ impl<'a> Course<'a> {
         let requests = self.proxy.hits();
         self.proxy.heals();
         poll("the store's return", || {
-            cluster.json(&["status", &id])["storage_behind"].is_null().then_some(())
+            cluster.status(&id)["storage_behind"].is_null().then_some(())
         });
         let status = cluster.done(&id);
         self.nothing_is_lost(&id, &status);
