@@ -65,11 +65,13 @@ fn a_job_of_higher_priority_goes_first_and_the_other_loses_nothing() {
     let calm = cluster.run(&job, &MORE);
     let id = cluster.submit(&job, &MORE);
     cluster.reaches(&id, 20);
-    let urgent = cluster.submit(&job, &["--set", "resources.priority=3"]);
+    let endless = ["--set", "training.epochs=2000", "--set", "resources.priority=3"];
+    let urgent = cluster.submit(&job, &endless);
     let parked = cluster.is_queued(&id);
     assert_eq!(parked["reason"]["kind"], "preempted", "{parked:#}");
     assert_eq!(parked["reason"]["by"], urgent.as_str(), "{parked:#}");
-    cluster.done(&urgent);
+    cluster.reaches(&urgent, 8);
+    assert!(cluster.ctl(&["cancel", &urgent]).status.success());
     let status = cluster.done(&id);
     assert_eq!(hash(&status), hash(&calm));
     let kinds = kinds(&cluster, &id);

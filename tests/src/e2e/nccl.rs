@@ -24,7 +24,7 @@ fn a_job_over_nccl_has_the_hash_of_tcp_whoever_dies() {
     cluster.worker(1, &[]);
     cluster.worker(1, &[]);
     let over_tcp = hash(&cluster.run(&job, &two));
-    let long = ["--set", "training.epochs=12", "--workers", "1..2"];
+    let long = ["--set", "training.epochs=30", "--workers", "1..2"];
     let long_over_tcp = hash(&cluster.run(&job, &long));
     cluster.workers.clear();
     cluster.has_workers(0);

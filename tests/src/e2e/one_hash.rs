@@ -1,7 +1,7 @@
 //! The result does not depend on the number of workers or threads, nor on the deal of slices, nor on
 //! who died: bit for bit.
 
-use super::harness::{Cluster, hash, poll, superglue, tiny_cb};
+use super::harness::{Cluster, hash, superglue, tiny_cb};
 use crate::chaos::signals::signal;
 
 #[test]
@@ -62,17 +62,18 @@ fn compute_threads(pid: u32) -> usize {
 fn a_killed_worker_costs_a_generation_and_no_bit() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, LONG);
-    let epochs = ["--set", "training.epochs=12", "--workers", "2"];
+    let epochs = ["--set", "training.epochs=30", "--workers", "2"];
     let cluster = Cluster::start(2, 1);
     let calm = cluster.run(&job, &epochs);
     assert_eq!(calm["generation"], 1);
 
     let id = cluster.submit(&job, &epochs);
+    let pids = cluster.pids();
     cluster.reaches(&id, 10);
-    for pid in cluster.pids() {
-        assert_eq!(compute_threads(pid), 1, "torch must start no threads of its own");
+    for pid in &pids {
+        assert_eq!(compute_threads(*pid), 1, "torch must start no threads of its own");
     }
-    signal(cluster.pids()[0], libc::SIGKILL);
+    signal(pids[0], libc::SIGKILL);
     let status = cluster.done(&id);
     assert!(status["generation"].as_u64() >= Some(2), "{status:#}");
     assert_eq!(hash(&status), hash(&calm));
@@ -85,14 +86,15 @@ fn a_killed_worker_costs_a_generation_and_no_bit() {
 fn a_worker_that_joins_changes_no_bit() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, LONG);
-    let more = ["--set", "training.epochs=30", "--workers", "1..2"];
+    // A worker starts in less than a second, where a step takes ten milliseconds.
+    let more = ["--set", "training.epochs=80", "--workers", "1..2"];
     let mut cluster = Cluster::by_file(&data);
     cluster.worker(1, &[]);
     let calm = cluster.run(&job, &more);
     let id = cluster.submit(&job, &more);
     cluster.reaches(&id, 5);
     cluster.worker(1, &[]);
-    poll("a group of two", || (cluster.json(&["status", &id])["world"] == 2).then_some(()));
+    cluster.has_world(&id, 2);
     let status = cluster.done(&id);
     assert_eq!(status["generation"], 2, "{status:#}");
     assert_eq!(hash(&status), hash(&calm));

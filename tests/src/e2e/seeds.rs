@@ -18,7 +18,8 @@ fn runs(status: &Value) -> Vec<(u64, String)> {
 fn each_run_is_the_job_of_its_seed() {
     let Some(data) = superglue() else { return };
     let job = tiny_cb(&data, "checkpoint.every = 3");
-    let epochs = ["--set", "training.epochs=6", "--workers", "1..2"];
+    // A run has 120 steps.
+    let epochs = ["--set", "training.epochs=30", "--workers", "1..2"];
     let mut cluster = Cluster::start(0, 1);
     cluster.worker(1, &[]);
     cluster.worker(1, &[]);
@@ -29,8 +30,7 @@ fn each_run_is_the_job_of_its_seed() {
     let id = cluster.submit(&job, &[&epochs[..], &SEEDS].concat());
     cluster.reaches(&id, 10);
     signal(cluster.pids()[0], libc::SIGKILL);
-    // A run has 24 steps.
-    cluster.reaches(&id, 30);
+    cluster.reaches(&id, 125);
     cluster.workers.clear();
     cluster.is_queued(&id);
     cluster.worker(2, &[]);
@@ -38,7 +38,7 @@ fn each_run_is_the_job_of_its_seed() {
     let [first, second] = &alone;
     assert_eq!(runs(&status), [(11, hash(first)), (44, hash(second))], "{status:#}");
     assert_eq!(hash(&status), hash(second));
-    cluster.check_steps(&id, 48);
+    cluster.check_steps(&id, 240);
 
     for (alone, run) in alone.iter().zip(status["seeds"].as_array().unwrap()) {
         assert_eq!(

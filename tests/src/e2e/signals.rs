@@ -154,7 +154,7 @@ fn a_run_that_is_lost_before_its_first_checkpoint_begins_anew_by_its_key() {
     let mut cluster = Cluster::by_file(&data);
     cluster.worker(1, &[]);
     let job = tiny_cb(&data, "checkpoint.every = 1000000");
-    let more = ["--set", "training.epochs=20", "--set", "training.eval_every=20"];
+    let more = ["--set", "training.epochs=40", "--set", "training.eval_every=40"];
     let calm = cluster.run(&job, &more);
     let mut lost = Vec::new();
     for _ in 0..2 {

@@ -59,6 +59,11 @@ impl Cluster {
         })
     }
 
+    /// Waits until a job runs on so many workers.
+    pub(crate) fn has_world(&self, id: &str, world: u32) {
+        poll("the group", || (self.status(id)["world"] == world).then_some(()));
+    }
+
     /// Waits until a job has so many checkpoints in the store.
     pub(crate) fn has_checkpoints(&self, id: &str, count: usize) {
         poll("checkpoints", || {
