@@ -4,8 +4,12 @@ use super::harness::{Cluster, superglue, tiny_cb};
 use ptv2_daemon::numerics::tree::covering;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A rank that stood still for a while is dealt nothing until it is tried again; then the job is run again.
+const TRIES: u32 = 3;
 
 /// Passes every connection on and counts what it carries.
 struct Proxy {
@@ -71,8 +75,14 @@ fn a_step_sends_no_more_than_its_partial_sums_and_one() {
         &["--reduce-listen", &listen.to_string(), "--reduce-advertise", &proxy.address.to_string()],
     );
     cluster.worker(1, &[]);
+    let has_dealt_to_both = (0..TRIES).any(|_| sends_at_most_its_share(&cluster, &data, &proxy));
+    assert!(has_dealt_to_both, "the proxy was not used");
+}
+
+/// Runs a job. No rank may send more than its partial sums and one; whether each has sent a gradient a step.
+fn sends_at_most_its_share(cluster: &Cluster, data: &Path, proxy: &Proxy) -> bool {
     let more = ["--workers", "2", "--set", "training.epochs=10"];
-    let status = cluster.run(&tiny_cb(&data, "checkpoint.every = 1000"), &more);
+    let status = cluster.run(&tiny_cb(data, "checkpoint.every = 1000"), &more);
     let plan = &status["plan"];
     let gradient = plan["gradient_bytes"].as_u64().unwrap();
     let steps = status["step"].as_u64().unwrap();
@@ -81,14 +91,14 @@ fn a_step_sends_no_more_than_its_partial_sums_and_one() {
     let once = plan["checkpoint_bytes"].as_u64().unwrap() + 8192;
     // Once for an evaluation: at most eight bytes a row.
     let evaluations = 10 * (plan["val_rows"].as_u64().unwrap() * 8 + 64);
-    let sent = [&proxy.towards, &proxy.back].map(|count| count.load(Ordering::Relaxed));
+    let sent = [&proxy.towards, &proxy.back].map(|count| count.swap(0, Ordering::Relaxed));
     println!(
         "bytes a step: {:?}; gradient {gradient}; bound {bound}",
         sent.map(|sent| sent / steps)
     );
     for sent in sent {
         assert!(sent <= steps * bound + once + evaluations, "{sent} over {steps} steps");
-        // A rank may have no rows in the last, small batch of each of the ten epochs.
-        assert!(sent >= (steps - 10) * gradient, "{sent}: the proxy was not used");
     }
+    // A rank may have no rows in the last, small batch of each of the ten epochs.
+    sent.into_iter().all(|sent| sent >= (steps - 10) * gradient)
 }
