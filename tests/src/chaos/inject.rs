@@ -11,8 +11,8 @@ use super::stalls::{Fault, Inside};
 use ptv2_common::place::PulseRecord;
 use std::time::{Duration, Instant};
 
-/// How long a moment is looked for. Whatever the worker does then is hit.
-const AIMING: Duration = Duration::from_millis(1500);
+/// How long a moment is looked for, also where a step takes a second. Whatever the worker does then is hit.
+const AIMING: Duration = Duration::from_secs(15);
 
 /// A time, and the same time by the clock of log lines.
 type Time = (Instant, u64);
@@ -42,14 +42,8 @@ impl Run {
                 self.kill_coordinator();
                 true
             }
-            Kind::ResetPeer => {
-                self.reset(kind, victim, peer);
-                true
-            }
-            Kind::ResetSession => {
-                self.reset(kind, victim, COORDINATOR);
-                true
-            }
+            Kind::ResetPeer => self.reset(kind, victim, peer),
+            Kind::ResetSession => self.reset(kind, victim, COORDINATOR),
             Kind::Hole(hole) => {
                 self.cut(hole, victim, peer);
                 true
@@ -206,17 +200,23 @@ impl Run {
         self.nest.are_registered();
     }
 
-    fn reset(&mut self, kind: Kind, victim: Node, other: Node) {
+    /// Resets their connections, once they have one; false when the job ends before.
+    fn reset(&mut self, kind: Kind, victim: Node, other: Node) -> bool {
         let all = self.nest.occupied();
         let found = within(PATIENCE, || {
             let time = (now(), unix_ms());
             let hit = self.nest.worker(victim).pulse.read();
-            self.nest.network.reset(victim, other).then_some((time, hit))
+            if self.nest.network.reset(victim, other) {
+                return Some(Some((time, hit)));
+            }
+            (self.nest.watch.highest() >= Some(self.job.total)).then_some(None)
         });
-        let (time, hit) = found.unwrap_or_else(|| panic!("no connection of {victim} and {other}"));
+        let found = found.unwrap_or_else(|| panic!("no connection of {victim} and {other}"));
+        let Some((time, hit)) = found else { return false };
         let fault = self.fault(time, hit.into_iter().collect(), &all);
         self.injected(kind, &[victim, other], fault.clone());
         self.recovers(kind, &fault);
+        true
     }
 
     fn cut(&mut self, hole: Hole, victim: Node, peer: Node) {
