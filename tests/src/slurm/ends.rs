@@ -3,8 +3,10 @@
 use super::lab::{Lab, OVER, calm, note, slurm};
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
-use crate::e2e::harness::poll;
-use std::path::Path;
+use crate::e2e::harness::{binary, env, poll};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 #[test]
 #[ignore = "needs a Slurm: make test-slurm"]
@@ -37,7 +39,7 @@ fn a_batch_script_that_is_killed_leaves_nothing() {
     note("`kill -9` of the batch script", "FAILED, nothing left running", took);
 }
 
-/// A real time limit. Slurm looks every half a minute, and gives the notice that much early: 30 to 60 s after the start.
+/// A real time limit. Slurm looks every half a minute, and gives the notice that much early: 90 to 120 s after the start.
 #[test]
 #[ignore = "needs a Slurm: make test-slurm"]
 fn the_time_limit_is_heard_before_it_comes() {
@@ -45,10 +47,11 @@ fn the_time_limit_is_heard_before_it_comes() {
     let long = super::lab::cb(&lab.data)
         .replace(&format!("max_steps = {}", super::lab::STEPS), "max_steps = 5000");
     lab.write("cb.toml", &long);
-    let options = ["--time=2", "--signal=USR1@60"];
+    let options = ["--time=3", "--signal=USR1@60"];
     let batch = lab.submit(&options, &[("PTV2_REQUEUE", "1")]);
     batch.is("RUNNING");
     let began = now();
+    batch.says("checkpoint of step", 1);
     batch.says("asked to end", 1);
     let noticed = began.elapsed();
     let took = batch.is_gone(now());
@@ -66,6 +69,21 @@ fn the_time_limit_is_heard_before_it_comes() {
     );
 }
 
+/// A `PATH` whose `ptv2ctl submit` begins only once a file is there, so that it is met for sure; and that file.
+fn slow_submit(lab: &Lab) -> (String, PathBuf) {
+    let (folder, told) = (lab.path("programs"), lab.path("told"));
+    std::fs::create_dir(&folder).unwrap();
+    let script = format!(
+        "#!/bin/sh\nuntil [ \"$1\" != submit ] || [ -e {told:?} ]; do sleep 0.1; done\nexec {:?} \"$@\"\n",
+        binary("ptv2ctl")
+    );
+    let program = folder.join("ptv2ctl");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let others = binary("ptv2d").parent().unwrap().display().to_string();
+    (format!("{}:{others}:{}", folder.display(), env("PATH").unwrap()), told)
+}
+
 /// As where a limit is so short, or a job so urgent, that the notice comes at once: before the coordinator listens,
 /// before the job is submitted, before a worker has it.
 #[test]
@@ -74,10 +92,16 @@ fn a_notice_at_once_is_heard_too() {
     for program in ["ptv2d coordinator", "ptv2d worker", "ptv2ctl submit", "ptv2ctl wait"] {
         let Some(lab) = Lab::new() else { return };
         calm(&lab.data);
-        let batch = lab.submit(&[], &[("PTV2_REQUEUE", "1")]);
+        let (path, told) = slow_submit(&lab);
+        let tell = || std::fs::write(&told, "").unwrap();
+        if program != "ptv2ctl submit" {
+            tell();
+        }
+        let batch = lab.submit(&[], &[("PTV2_REQUEUE", "1"), ("PATH", &path)]);
         poll(program, || (!batch.running(program).is_empty()).then_some(()));
         let began = now();
         slurm("scancel", &["--signal=USR1", &batch.id]);
+        tell();
         let took = batch.is_gone(began);
         batch.starts_again();
         batch.succeeds();

@@ -23,12 +23,16 @@ fn an_array_is_a_job_a_task_and_requeued_tasks_find_theirs() {
     let jobs = || cluster.json(&["status"]).as_array().unwrap().len();
     poll("two jobs", || (jobs() == 2).then_some(()));
     let task = |number: u32| format!("{}_{number}", array.id);
+    let requeued = |parts: &[&str]| {
+        poll("the requeued task", || {
+            let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(2)]);
+            parts.iter().all(|part| shown.contains(part)).then_some(())
+        });
+    };
     slurm("scontrol", &["requeue", &task(2)]);
+    requeued(&["JobState=PENDING"]);
     start_soon(&task(2));
-    poll("the next start", || {
-        let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(2)]);
-        (shown.contains("Restarts=1") && shown.contains("JobState=RUNNING")).then_some(())
-    });
+    requeued(&["JobState=RUNNING", "Restarts=1"]);
     let workers = lab.sbatch(
         &["--ntasks=2", "--cpus-per-task=1"],
         &settings,
