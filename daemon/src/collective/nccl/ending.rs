@@ -1,7 +1,7 @@
 //! The thread that ends a communicator. Whoever wants its end only says so: an abort may take its time, or hang, and
 //! neither the session nor the device thread waits for it without bound.
 
-use super::library::Communicator;
+use super::communicator::Communicator;
 use crate::collective::{AbortHandle, CollectiveError, End};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -6,6 +6,7 @@
 //!
 //! Read [`Nccl::join`], then [`Nccl::sum_in_order`].
 
+mod communicator;
 mod ending;
 mod error;
 mod functions;
@@ -16,8 +17,9 @@ mod plan;
 pub(super) mod tests;
 mod wait;
 
+pub use communicator::{Communicator, State};
 pub use error::{NcclError, Version};
-pub use library::{Communicator, Library, State, UniqueId};
+pub use library::{Library, UniqueId};
 pub use operand::{Piece, Transfer};
 
 use super::sum::{self, Part};
