@@ -101,8 +101,11 @@ fn a_notice_at_once_is_heard_too() {
         poll(program, || (!batch.running(program).is_empty()).then_some(()));
         let began = now();
         slurm("scancel", &["--signal=USR1", &batch.id]);
+        // What is submitted now would wait for a coordinator that has left.
+        poll("its leaving", || batch.running("ptv2d coordinator").is_empty().then_some(()));
         tell();
         let took = batch.is_gone(began);
+        assert!(took < OVER, "{program}: {took:?}: {}", batch.log());
         batch.starts_again();
         batch.succeeds();
         let event = format!("`scancel --signal=USR1` as soon as there is a `{program}`");
