@@ -147,15 +147,8 @@ fn alone(
     out: &mut Tensor,
 ) -> Result<Vec<Stamp>> {
     let part = |tensor: &Tensor| sum::Part { values: tensor.shallow_clone(), is_own: false };
-    let mut found = parts.iter().map(|(node, tensor)| (*node, part(tensor))).collect();
-    tch::no_grad(|| {
-        let total = sum::gather(Node::root(slices), &mut found).map_err(device)?;
-        let total = total.ok_or_else(|| CollectiveError::Protocol {
-            rank: 0,
-            detail: "the rank's partial sums do not tile the slices".into(),
-        })?;
-        out.f_copy_(&total.values).map_err(device)
-    })?;
+    let found = parts.iter().map(|(node, tensor)| (*node, part(tensor))).collect();
+    tch::no_grad(|| out.f_copy_(&sum::total(0, slices, found)?).map_err(device))?;
     Ok(vec![*stamp])
 }
 

@@ -1,6 +1,7 @@
 //! Sums in tree order on a device: the additions that [`crate::numerics::tree::combine`] makes, by torch. An fp32
 //! addition gives the same bits everywhere.
 
+use super::{CollectiveError, Result, device};
 use crate::numerics::tree::Node;
 use std::collections::BTreeMap;
 use tch::{TchError, Tensor};
@@ -12,11 +13,23 @@ pub(super) struct Part {
     pub(super) is_own: bool,
 }
 
+/// Sums parts, which must tile the slices.
+///
+/// # Errors
+/// Of this rank's protocol, where they do not.
+pub(super) fn total(rank: u32, slices: u32, mut parts: BTreeMap<Node, Part>) -> Result<Tensor> {
+    let total = gather(Node::root(slices), &mut parts).map_err(device)?;
+    total.map(|part| part.values).ok_or_else(|| CollectiveError::Protocol {
+        rank,
+        detail: "the ranks' partial sums do not tile the slices".into(),
+    })
+}
+
 /// Sums parts that tile the slices below `node`; nothing where they do not.
-pub(super) fn gather(
+fn gather(
     node: Node,
     parts: &mut BTreeMap<Node, Part>,
-) -> Result<Option<Part>, TchError> {
+) -> std::result::Result<Option<Part>, TchError> {
     if let Some(part) = parts.remove(&node) {
         return Ok(Some(part));
     }
@@ -27,7 +40,7 @@ pub(super) fn gather(
 }
 
 /// One addition.
-pub(super) fn add(left: Part, right: &Part) -> Result<Part, TchError> {
+fn add(left: Part, right: &Part) -> std::result::Result<Part, TchError> {
     let Part { mut values, is_own } = left;
     let values =
         if is_own { values.f_add_(&right.values)? } else { values.f_add(&right.values)? };

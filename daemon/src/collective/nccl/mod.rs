@@ -259,13 +259,9 @@ impl Nccl {
             let values = run(&rows, at * own.len(), own.len())?;
             found.insert(*node, Part { values, is_own: true });
         }
-        let total = sum::gather(Node::root(slices), &mut found).map_err(device)?;
-        let total = total.ok_or_else(|| CollectiveError::Protocol {
-            rank,
-            detail: "the ranks' partial sums do not tile the slices".into(),
-        })?;
+        let total = sum::total(rank, slices, found)?;
         let all = Self::reserved(&mut self.gathered, world as usize * length, self.device)?;
-        run(&all, rank as usize * length, own.len())?.f_copy_(&total.values).map_err(device)?;
+        run(&all, rank as usize * length, own.len())?.f_copy_(&total).map_err(device)?;
         self.communicator.all_gather(&all, length).map_err(failed)?;
         self.is_begun()?;
         out.f_copy_(&run(&all, 0, elements)?).map_err(device)

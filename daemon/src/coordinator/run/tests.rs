@@ -217,6 +217,15 @@ impl Bench {
     }
 }
 
+/// Two workers, and a job that takes both.
+fn two() -> Bench {
+    let mut bench = Bench::new();
+    bench.join("w1");
+    bench.join("w2");
+    bench.submit("j1", "1..2");
+    bench
+}
+
 pub(crate) fn hello(id: &str, device: &str) -> Hello {
     Hello {
         protocol: PROTOCOL,
@@ -374,10 +383,7 @@ fn silence_and_a_stuck_device_count_as_dead() {
 
 #[test]
 fn a_pair_that_fails_again_and_again_is_parted() {
-    let mut bench = Bench::new();
-    bench.join("w1");
-    bench.join("w2");
-    bench.submit("j1", "1..2");
+    let mut bench = two();
     for generation in 1..=3 {
         assert_eq!(bench.status("j1").world, 2);
         bench.running("j1", generation, &["w1", "w2"]);
@@ -397,10 +403,7 @@ fn a_pair_that_fails_again_and_again_is_parted() {
 
 #[test]
 fn one_rank_s_report_waits_for_the_peer_s_sign_of_death() {
-    let mut bench = Bench::new();
-    bench.join("w1");
-    bench.join("w2");
-    bench.submit("j1", "1..2");
+    let mut bench = two();
     bench.running("j1", 1, &["w1", "w2"]);
     let reason = LeaveReason::PeerLost {
         peer: WorkerId("w2".into()),

@@ -120,10 +120,7 @@ fn a_silence_before_a_planned_change_counts_in_it() {
 
 #[test]
 fn a_drained_worker_leaves_after_its_step() {
-    let mut bench = Bench::new();
-    bench.join("w1");
-    bench.join("w2");
-    bench.submit("j1", "1..2");
+    let mut bench = two();
     bench.running("j1", 1, &["w1", "w2"]);
     let actions = bench.apply(Event::Drain(WorkerId("w2".into())));
     assert_eq!(started(&actions).unwrap(), ["w1"]);
@@ -229,10 +226,7 @@ fn a_job_says_since_when_storage_is_behind() {
 /// computes that step again.
 #[test]
 fn what_a_generation_that_is_over_did_is_heard_where_nobody_told_of_it() {
-    let mut bench = Bench::new();
-    bench.join("w1");
-    bench.join("w2");
-    bench.submit("j1", "1..2");
+    let mut bench = two();
     bench.running("j1", 1, &["w1", "w2"]);
     // Journals a report, and tells how many rows of it.
     let mut says = |generation, step| {

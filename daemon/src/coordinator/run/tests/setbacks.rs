@@ -18,14 +18,6 @@ impl Bench {
     }
 }
 
-fn two() -> Bench {
-    let mut bench = Bench::new();
-    bench.join("w1");
-    bench.join("w2");
-    bench.submit("j1", "1..2");
-    bench
-}
-
 #[test]
 fn nccl_is_tried_twice_and_then_left_alone() {
     let mut bench = two();
