@@ -30,7 +30,7 @@ fn every_signal_that_asks_lets_the_step_end() {
     let id = cluster.submit(&job, &long);
     let signals = [libc::SIGTERM, libc::SIGINT, libc::SIGUSR1, libc::SIGUSR2, libc::SIGHUP];
     for asked in signals {
-        poll("a group of two", || (cluster.json(&["status", &id])["world"] == 2).then_some(()));
+        cluster.has_world(&id, 2);
         let began = now();
         signal(cluster.workers[0].pid(), asked);
         let code = cluster.worker_ends(0);

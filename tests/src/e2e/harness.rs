@@ -5,6 +5,7 @@ pub(crate) mod usage;
 
 pub(crate) use look::pid;
 use serde_json::Value;
+use std::fmt::Debug;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,6 @@ use tempfile::TempDir;
 /// A wait that takes longer than this is a failure. It is long, since it bounds whole jobs on machines that do other
 /// things besides.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(600);
-/// Long enough that a busy machine makes nobody seem lost. Those that die are noticed at once all the same.
-const HEARTBEAT_TIMEOUT: (&str, &str) = ("PTV2_LIMITS__HEARTBEAT_TIMEOUT", "15s");
 
 /// The repository; where the tests were carried to another machine, what of it was carried along.
 pub(crate) fn root() -> &'static Path {
@@ -165,8 +164,9 @@ pub(crate) fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Holds a time to a bound. Others who use the machine may hold it up, so it is measured three times at most.
-pub(crate) fn takes_less_than(bound: Duration, mut measure: impl FnMut() -> Duration) {
+/// Holds a time, or a share of one, to a bound. Others who use the machine may hold it up, so it is measured three
+/// times at most.
+pub(crate) fn takes_less_than<T: PartialOrd + Debug>(bound: T, mut measure: impl FnMut() -> T) {
     for tried in 1..=3 {
         let took = measure();
         if took < bound {
@@ -266,7 +266,8 @@ impl Cluster {
             daemon: None,
             workers: Vec::new(),
             program: binary(program),
-            environment: Vec::new(),
+            // Long enough that a busy machine makes nobody seem lost. Those that die are noticed at once all the same.
+            environment: vec![("PTV2_LIMITS__HEARTBEAT_TIMEOUT", "15s".into())],
         }
     }
 
@@ -292,7 +293,6 @@ impl Cluster {
     pub(crate) fn local(&self, workers: u32, threads: u32, listen: &str) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .env(HEARTBEAT_TIMEOUT.0, HEARTBEAT_TIMEOUT.1)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .args(["local", "--workers", &workers.to_string(), "--threads", &threads.to_string()])
             .args(["--listen", listen, "--device", &device()])
@@ -343,7 +343,6 @@ impl Cluster {
         self.forget_address();
         let child = Command::new(&self.program)
             .args(["--log-format", "json", "coordinator", "--config", &file])
-            .env(HEARTBEAT_TIMEOUT.0, HEARTBEAT_TIMEOUT.1)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stderr(self.log("daemon.log"))
             .spawn()

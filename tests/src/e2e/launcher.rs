@@ -55,7 +55,7 @@ fn workers_come_with_the_queue_and_go_when_it_is_empty() {
     // A worker that is killed is replaced; the job goes on. What is started ends with the coordinator.
     let more = ["--workers", "1..2", "--set", "training.epochs=400"];
     let id = cluster.submit(&tiny_cb(&data, ""), &more);
-    poll("a group of two", || (cluster.json(&["status", &id])["world"] == 2).then_some(()));
+    cluster.has_world(&id, 2);
     let victim = cluster.pids()[0];
     signal(victim, libc::SIGKILL);
     let others = poll("a worker in its place", || {

@@ -45,6 +45,15 @@ fn check_nccl(name: &str, body: impl FnOnce(&Library, tch::Device) -> String) {
     });
 }
 
+/// A check that needs the large backbone.
+fn check_with_large(name: &str, body: impl FnOnce() -> String) {
+    if jobs::large().exists() {
+        check_on_gpu(name, body);
+    } else {
+        report::skipped(name, "needs the large backbone, which could not be made");
+    }
+}
+
 /// A shape for each check: where one does not fit, the others are told.
 fn attention(index: usize) {
     let shape = attention::Shape::of(device(), index);
@@ -129,23 +138,19 @@ fn t30_a_worker_whose_device_is_lost_ends() {
 #[test]
 #[ignore = "run by gpu-test.sh"]
 fn t40_too_much_for_the_memory_is_told_and_survived() {
-    let name = "too much for the memory is refused by what it takes, and the worker goes on";
-    if jobs::large().exists() {
-        check_on_gpu(name, jobs::too_much);
-    } else {
-        report::skipped(name, "needs the large backbone, which could not be made");
-    }
+    check_with_large(
+        "too much for the memory is refused by what it takes, and the worker goes on",
+        jobs::too_much,
+    );
 }
 
 #[test]
 #[ignore = "run by gpu-test.sh"]
 fn t41_memory_that_runs_out_in_a_step_is_told_and_survived() {
-    let name = "memory that runs out in a step: told, given back, and the worker goes on";
-    if jobs::large().exists() {
-        check_on_gpu(name, jobs::runs_out);
-    } else {
-        report::skipped(name, "needs the large backbone, which could not be made");
-    }
+    check_with_large(
+        "memory that runs out in a step: told, given back, and the worker goes on",
+        jobs::runs_out,
+    );
 }
 
 #[test]

@@ -94,7 +94,7 @@ pub(crate) fn slurm(program: &str, args: &[&str]) -> String {
 }
 
 /// Starts a requeued job. Slurm kills one that starts in the very second in which its former start was revoked.
-pub(crate) fn start_soon(id: &str) {
+fn start_soon(id: &str) {
     slurm("scontrol", &["update", &format!("jobid={id}"), "StartTime=now+2"]);
 }
 
@@ -178,6 +178,11 @@ pub(crate) struct Batch<'a> {
 }
 
 impl Batch<'_> {
+    /// One task of an array.
+    pub(crate) fn task(&self, number: u32) -> Self {
+        Self { lab: self.lab, id: format!("{}_{number}", self.id) }
+    }
+
     /// A field of what Slurm knows of it.
     pub(crate) fn field(&self, name: &str) -> String {
         let shown = slurm("scontrol", &["--oneliner", "show", "job", &self.id]);

@@ -115,10 +115,6 @@ impl Launching {
         })
     }
 
-    fn has_world(&self, id: &str, world: u64) {
-        poll("the group", || (self.cluster.json(&["status", id])["world"] == world).then_some(()));
-    }
-
     /// Waits until no worker is left, in Slurm either.
     fn is_empty(&self) {
         poll("an end of all workers", || {
@@ -176,7 +172,7 @@ fn the_launcher_follows_the_queue() {
     let running = Launched::numbers();
     let before = launching.cluster.json(&["status", &id]);
     launching.killed();
-    launching.has_world(&id, 2);
+    launching.cluster.has_world(&id, 2);
     launching.cluster.reaches(&id, before["step"].as_u64().unwrap() + 50);
     let after = launching.cluster.json(&["status", &id]);
     assert_eq!(after["generation"], before["generation"], "{}", launching.cluster.logs());
@@ -189,7 +185,7 @@ fn the_launcher_follows_the_queue() {
         let numbers = Launched::numbers();
         (numbers.len() == 2 && !numbers.contains(&running[0])).then_some(())
     });
-    launching.has_world(&id, 2);
+    launching.cluster.has_world(&id, 2);
     note("scancel of a launched worker", "another one in the group", began.elapsed());
 
     // The coordinator is stopped: nothing is left behind.

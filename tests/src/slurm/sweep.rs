@@ -1,6 +1,6 @@
 //! A standing coordinator, workers that join it by `workers.sbatch`, and a job array that uses it.
 
-use super::lab::{Batch, Lab, OVER, note, slurm, start_soon, template};
+use super::lab::{Lab, OVER, note, slurm, template};
 use crate::chaos::clock::now;
 use crate::e2e::harness::{Cluster, poll, tiny_cb};
 
@@ -22,32 +22,25 @@ fn an_array_is_a_job_a_task_and_requeued_tasks_find_theirs() {
     let array = lab.sbatch(&["--array=1-3"], &settings, &template("sweep.sbatch"), &arguments);
     let jobs = || cluster.json(&["status"]).as_array().unwrap().len();
     poll("two jobs", || (jobs() == 2).then_some(()));
-    let task = |number: u32| format!("{}_{number}", array.id);
-    let requeued = |parts: &[&str]| {
-        poll("the requeued task", || {
-            let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(2)]);
-            parts.iter().all(|part| shown.contains(part)).then_some(())
-        });
-    };
-    slurm("scontrol", &["requeue", &task(2)]);
-    requeued(&["JobState=PENDING"]);
-    start_soon(&task(2));
-    requeued(&["JobState=RUNNING", "Restarts=1"]);
+    let second = array.task(2);
+    slurm("scontrol", &["requeue", &second.id]);
+    second.starts_again();
+    assert_eq!(second.field("Restarts"), "1");
     let workers = lab.sbatch(
         &["--ntasks=2", "--cpus-per-task=1"],
         &settings,
         &template("workers.sbatch"),
         &[],
     );
-    for number in [1, 2] {
-        poll(&format!("task {number}\n{}", workers.log()), || {
-            let shown = slurm("scontrol", &["--oneliner", "show", "job", &task(number)]);
-            assert!(!shown.contains("JobState=FAILED"), "{shown}\n{}", log(&lab, &array, number));
-            shown.contains("JobState=COMPLETED").then_some(())
+    for task in [array.task(1), second] {
+        poll(&format!("task {}\n{}", task.id, workers.log()), || {
+            let state = task.field("JobState");
+            assert_ne!(state, "FAILED", "{}", task.log());
+            (state == "COMPLETED").then_some(())
         });
     }
-    let refused = slurm("scontrol", &["--oneliner", "show", "job", &task(3)]);
-    assert!(refused.contains("ExitCode=2:0"), "{refused}\n{}", log(&lab, &array, 3));
+    let refused = array.task(3);
+    assert_eq!(refused.field("ExitCode"), "2:0", "{}", refused.log());
     assert_eq!(jobs(), 2, "a key is a job");
     let adapters = std::fs::read_dir(lab.path("adapters")).unwrap().count();
     assert_eq!(adapters, 2);
@@ -59,13 +52,6 @@ fn an_array_is_a_job_a_task_and_requeued_tasks_find_theirs() {
     slurm("scancel", &[&workers.id]);
     let took = workers.is_gone(began);
     assert!(took < OVER, "{took:?}: {}", workers.log());
-    poll("the workers' leaving", || {
-        cluster.json(&["workers"]).as_array()?.is_empty().then_some(())
-    });
+    cluster.has_workers(0);
     note("`scancel` of workers that joined", "they left, nothing left running", took);
-}
-
-fn log(lab: &Lab, array: &Batch<'_>, number: u32) -> String {
-    let name = format!("slurm-{}_{number}.out", array.id);
-    std::fs::read_to_string(lab.path(&name)).unwrap_or_default()
 }
