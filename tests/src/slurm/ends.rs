@@ -1,6 +1,6 @@
 //! How an allocation ends: cancelled, its script killed, its time over, preempted.
 
-use super::lab::{Lab, OVER, calm, note, slurm};
+use super::lab::{Lab, OVER, calm, name, note, slurm};
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
 use crate::e2e::harness::{binary, env, poll};
@@ -69,19 +69,24 @@ fn the_time_limit_is_heard_before_it_comes() {
     );
 }
 
-/// A `PATH` whose `ptv2ctl submit` begins only once a file is there, so that it is met for sure; and that file.
-fn slow_submit(lab: &Lab) -> (String, PathBuf) {
-    let (folder, told) = (lab.path("programs"), lab.path("told"));
+/// A `PATH` whose first folder has a program of this name: a shell's lines.
+fn path_with(lab: &Lab, name: &str, lines: &str) -> String {
+    let folder = lab.path("programs");
     std::fs::create_dir(&folder).unwrap();
-    let script = format!(
-        "#!/bin/sh\nuntil [ \"$1\" != submit ] || [ -e {told:?} ]; do sleep 0.1; done\nexec {:?} \"$@\"\n",
-        binary("ptv2ctl")
-    );
-    let program = folder.join("ptv2ctl");
-    std::fs::write(&program, script).unwrap();
+    let program = folder.join(name);
+    std::fs::write(&program, format!("#!/bin/sh\n{lines}\n")).unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let others = binary("ptv2d").parent().unwrap().display().to_string();
-    (format!("{}:{others}:{}", folder.display(), env("PATH").unwrap()), told)
+    format!("{}:{others}:{}", folder.display(), env("PATH").unwrap())
+}
+
+/// A `PATH` whose `ptv2ctl submit` begins only once a file is there, so that it is met for sure; and that file.
+fn slow_submit(lab: &Lab) -> (String, PathBuf) {
+    let (told, ctl) = (lab.path("told"), binary("ptv2ctl"));
+    let lines = format!(
+        "until [ \"$1\" != submit ] || [ -e {told:?} ]; do sleep 0.1; done\nexec {ctl:?} \"$@\""
+    );
+    (path_with(lab, "ptv2ctl", &lines), told)
 }
 
 /// As where a limit is so short, or a job so urgent, that the notice comes at once: before the coordinator listens,
@@ -111,6 +116,29 @@ fn a_notice_at_once_is_heard_too() {
         let event = format!("`scancel --signal=USR1` as soon as there is a `{program}`");
         note(&event, "left, requeued, ended with the hash", took);
     }
+}
+
+/// As where it is preempted while it tells its own steps to leave: `scancel` then tries to tell them for a minute.
+#[test]
+#[ignore = "needs a Slurm: make test-slurm"]
+fn a_requeue_does_not_hold_up_its_leaving() {
+    let Some(lab) = Lab::new() else { return };
+    calm(&lab.data);
+    // Its first start alone.
+    let once = "[ -n \"${SLURM_RESTART_COUNT:-}\" ] || scontrol requeue \"$SLURM_JOB_ID\"";
+    let path =
+        path_with(&lab, "scancel", &format!("PATH=${{PATH#*:}}\n{once}\nexec scancel \"$@\""));
+    let batch = lab.submit(&[], &[("PATH", &path)]);
+    batch.says("checkpoint of step", 1);
+    let began = now();
+    // The coordinator alone hears of the end.
+    let coordinators = batch.running("ptv2d coordinator").into_iter();
+    coordinators.filter(|pid| name(*pid) == "ptv2d").for_each(|pid| signal(pid, libc::SIGUSR1));
+    let took = batch.is_gone(began);
+    assert!(took < OVER, "{took:?}: {}", batch.log());
+    batch.starts_again();
+    batch.succeeds();
+    note("requeued while it tells its steps to leave", "left, ended with the hash", took);
 }
 
 #[test]
