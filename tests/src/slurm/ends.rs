@@ -1,12 +1,13 @@
 //! How an allocation ends: cancelled, its script killed, its time over, preempted.
 
-use super::lab::{Lab, OVER, calm, name, note, slurm};
+use super::lab::{Batch, Lab, OVER, calm, command, name, note, slurm};
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
 use crate::e2e::harness::{binary, env, poll};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 #[test]
 #[ignore = "needs a Slurm: make test-slurm"]
@@ -89,6 +90,20 @@ fn slow_submit(lab: &Lab) -> (String, PathBuf) {
     (path_with(lab, "ptv2ctl", &lines), told)
 }
 
+/// Gives notice, again each second until the coordinator has left: Slurm passes it on to no step that is only about to
+/// start, and a program runs a moment before its step does.
+fn leaves_by_a_notice(batch: &Batch<'_>) {
+    let mut next = now();
+    poll("the coordinator to leave", || {
+        if now() >= next {
+            let args = ["--signal=KILL", "2", "scancel", "--signal=USR1", &batch.id];
+            command("timeout").args(args).status().unwrap();
+            next = now() + Duration::from_secs(1);
+        }
+        batch.running("ptv2d coordinator").is_empty().then_some(())
+    });
+}
+
 /// As where a limit is so short, or a job so urgent, that the notice comes at once: before the coordinator listens,
 /// before the job is submitted, before a worker has it.
 #[test]
@@ -103,11 +118,12 @@ fn a_notice_at_once_is_heard_too() {
             tell();
         }
         let batch = lab.submit(&[], &[("PTV2_REQUEUE", "1"), ("PATH", &path)]);
-        poll(program, || (!batch.running(program).is_empty()).then_some(()));
+        // The program, no `srun` that is about to start it.
+        let is_it = |pid: &u32| program.split(' ').next() == Some(&name(*pid));
+        poll(program, || batch.running(program).iter().any(is_it).then_some(()));
         let began = now();
-        slurm("scancel", &["--signal=USR1", &batch.id]);
-        // What is submitted now would wait for a coordinator that has left.
-        poll("its leaving", || batch.running("ptv2d coordinator").is_empty().then_some(()));
+        // What is submitted after that would wait for a coordinator that has left.
+        leaves_by_a_notice(&batch);
         tell();
         let took = batch.is_gone(began);
         assert!(took < OVER, "{program}: {took:?}: {}", batch.log());
