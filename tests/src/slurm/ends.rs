@@ -1,9 +1,9 @@
 //! How an allocation ends: cancelled, its script killed, its time over, preempted.
 
-use super::lab::{Batch, Lab, OVER, calm, command, name, note, slurm};
+use super::lab::{Batch, Lab, OVER, calm, command, note, path, slurm};
 use crate::chaos::clock::now;
 use crate::chaos::signals::signal;
-use crate::e2e::harness::{binary, env, poll};
+use crate::e2e::harness::{binary, poll};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -77,8 +77,7 @@ fn path_with(lab: &Lab, name: &str, lines: &str) -> String {
     let program = folder.join(name);
     std::fs::write(&program, format!("#!/bin/sh\n{lines}\n")).unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let others = binary("ptv2d").parent().unwrap().display().to_string();
-    format!("{}:{others}:{}", folder.display(), env("PATH").unwrap())
+    format!("{}:{}", folder.display(), path())
 }
 
 /// A `PATH` whose `ptv2ctl submit` begins only once a file is there, so that it is met for sure; and that file.
@@ -118,9 +117,7 @@ fn a_notice_at_once_is_heard_too() {
             tell();
         }
         let batch = lab.submit(&[], &[("PTV2_REQUEUE", "1"), ("PATH", &path)]);
-        // The program, no `srun` that is about to start it.
-        let is_it = |pid: &u32| program.split(' ').next() == Some(&name(*pid));
-        poll(program, || batch.running(program).iter().any(is_it).then_some(()));
+        poll(program, || (!batch.running_itself(program).is_empty()).then_some(()));
         let began = now();
         // What is submitted after that would wait for a coordinator that has left.
         leaves_by_a_notice(&batch);
@@ -148,8 +145,9 @@ fn a_requeue_does_not_hold_up_its_leaving() {
     batch.says("checkpoint of step", 1);
     let began = now();
     // The coordinator alone hears of the end.
-    let coordinators = batch.running("ptv2d coordinator").into_iter();
-    coordinators.filter(|pid| name(*pid) == "ptv2d").for_each(|pid| signal(pid, libc::SIGUSR1));
+    for coordinator in batch.running_itself("ptv2d coordinator") {
+        signal(coordinator, libc::SIGUSR1);
+    }
     let took = batch.is_gone(began);
     assert!(took < OVER, "{took:?}: {}", batch.log());
     batch.starts_again();

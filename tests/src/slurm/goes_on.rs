@@ -14,9 +14,7 @@ fn a_killed_worker_leaves_the_other_going_on() {
     let batch = lab.submit(&[], &[]);
     batch.says("of 2 goes on", 1);
     batch.says("checkpoint of step", 1);
-    // Not the `srun` that started it.
-    let worker = batch.running("ptv2d worker").into_iter().find(|pid| lab::name(*pid) == "ptv2d");
-    let worker = worker.unwrap();
+    let worker = batch.running_itself("ptv2d worker")[0];
     let alone = batch.log().matches("of 1 goes on").count();
     let began = now();
     signal(worker, libc::SIGKILL);

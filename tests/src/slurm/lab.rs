@@ -1,7 +1,7 @@
 //! The Slurm that the tests run in, jobs in it, and the table of what happened.
 
 use crate::chaos::clock::now;
-use crate::e2e::harness::{Cluster, binary, hash, minilm, poll, root, superglue, text};
+use crate::e2e::harness::{Cluster, binary, env, hash, minilm, poll, root, superglue, text};
 use crate::e2e::real_data;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -18,14 +18,9 @@ pub(crate) const OVER: Duration = Duration::from_secs(20);
 /// Steps of the real job: enough to be met on the way.
 pub(crate) const STEPS: u64 = 30;
 
-#[expect(clippy::disallowed_methods, reason = "a test's configuration")]
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// The lab's configuration, by which its processes are told from others'.
 fn conf() -> String {
-    variable("SLURM_CONF").expect("run it by `make test-slurm`")
+    env("SLURM_CONF").expect("run it by `make test-slurm`")
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -77,12 +72,17 @@ pub(crate) fn note(event: &str, happened: &str, took: Duration) {
     writeln!(file, "{line}").unwrap();
 }
 
+/// A `PATH` whose programs are those of this build.
+pub(crate) fn path() -> String {
+    let programs = binary("ptv2d").parent().unwrap().display().to_string();
+    format!("{programs}:{}", env("PATH").unwrap())
+}
+
 /// A command whose programs are those of this build.
 pub(crate) fn command(program: &str) -> Command {
     conf();
-    let programs = binary("ptv2d").parent().unwrap().display().to_string();
     let mut command = Command::new(program);
-    command.env("PATH", format!("{programs}:{}", variable("PATH").unwrap()));
+    command.env("PATH", path());
     command
 }
 
@@ -227,6 +227,12 @@ impl Batch<'_> {
     /// Those of them that run this program.
     pub(crate) fn running(&self, words: &str) -> Vec<u32> {
         self.processes().into_iter().filter(|pid| line(*pid).contains(words)).collect()
+    }
+
+    /// Those of them that are this program itself, and no `srun` that starts it or has started it.
+    pub(crate) fn running_itself(&self, words: &str) -> Vec<u32> {
+        let program = words.split(' ').next();
+        self.running(words).into_iter().filter(|pid| program == Some(&name(*pid))).collect()
     }
 
     /// Waits until nothing of it runs any more; how long that took since then.
